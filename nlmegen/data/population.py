@@ -1,0 +1,365 @@
+"""The table a model sees: subjects with unequal records, padded into tensors, and the way back to the table."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings as python_warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from nlmegen.data import describe
+from nlmegen.data.columns import Bools, DataWarning, Floats, Ints, Table, raw_from_frame, typed
+from nlmegen.data.events import Events, Kind, Timeline, covariate_in_segments, timeline
+from nlmegen.data.labels import Label
+from nlmegen.data.records import Records, read_records
+from nlmegen.errors import DataError, nearest
+
+INTERPOLATIONS = ("nonmem", "locf", "linear")
+
+
+@dataclass(frozen=True, eq=False)
+class Covariate:
+    """One covariate of every subject.
+
+    Attributes:
+        name: Its column, lower case.
+        observation: [subject, 1 or time] its value at each observation; width 1 where it is constant in every subject.
+        segment: [subject, 1 or event] its value in each segment, see `Population.interpolation`.
+        varies: Whether it changes within any subject.
+    """
+
+    name: str
+    observation: Tensor
+    segment: Tensor
+    varies: bool
+
+    def select(self, index: Tensor) -> Covariate:
+        """Return the covariate of the subjects in `index` [M]."""
+        return Covariate(self.name, self.observation[index], self.segment[index], self.varies)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Population:
+    """Subjects with their observations, events and covariates; N subjects, T padded observations, E padded events.
+
+    An observation is a record with EVID 0 and MDV 0. Between records a covariate follows `interpolation`: "nonmem"
+    (default; the next record's value governs the interval that ends at it), "locf" (a value holds until the next
+    record) or "linear" (a segment carries the value at the middle between its two records, an observation its own;
+    every record of a subject in whom a covariate changes then bounds a segment, so that denser records bring the steps
+    nearer to the line).
+
+    Attributes:
+        ids: The ids as text.
+        time, dv: [subject, time] float64. Padded times repeat the subject's last one (the time of its first record
+            if it has no observation), padded dv are 0.
+        mask: [subject, time] bool, true where there is an observation.
+        dvid: [subject, time] int64, index into `dvids`.
+        row: [subject, time] int64, the record of `table` (counted from 0); -1 in the padding.
+        segment: [subject, time] int64, the last event at or before the observation, simultaneous records in file order.
+        events: The events, see `Events`.
+        compartments: The labels met in CMT of dose records; 0 is the default compartment.
+        dvids: The labels met in DVID of observations; (1,) without the column.
+        covariates: Name -> Covariate: every numeric column without a meaning of its own.
+        interpolation, time_unit, amount_unit, dv_unit: As given.
+        warnings: What deserves a look in the table.
+
+    Example:
+        >>> frame = pd.DataFrame({"id": [1, 1, 2], "time": [0, 1, 0], "amt": [100, 0, 0], "dv": [None, 2.5, 3.5],
+        ...                       "evid": [1, 0, 0], "wt": [70, 70, 60]})
+        >>> population = Population.from_table(frame, warn=False)
+        >>> population.n_subjects, population.mask.tolist(), population.warnings
+        (2, [[True], [True]], ('1 of 2 subjects without doses: id 2; kept',))
+    """
+
+    ids: tuple[str, ...]
+    time: Tensor
+    dv: Tensor
+    mask: Tensor
+    dvid: Tensor
+    row: Tensor
+    segment: Tensor
+    events: Events
+    compartments: tuple[Label, ...]
+    dvids: tuple[Label, ...]
+    covariates: dict[str, Covariate]
+    interpolation: str
+    time_unit: str
+    amount_unit: str
+    dv_unit: str
+    warnings: tuple[str, ...]
+    _frame: pd.DataFrame
+    _start: Tensor  # [subject] first record in _frame
+    _count: Tensor  # [subject] number of records
+    _selected: bool = field(default=False)
+
+    @classmethod
+    def from_table(
+        cls,
+        df: pd.DataFrame,
+        interpolation: str = "nonmem",
+        time_unit: str = "",
+        amount_unit: str = "",
+        dv_unit: str = "",
+        *,
+        covariates: Sequence[str] | None = None,
+        warn: bool = True,
+    ) -> Population:
+        """Build a Population from a DataFrame of NONMEM-format records.
+
+        Args:
+            df: The records; see `nlmegen.read_nonmem` for the columns. Row k counts as line k + 2 in messages.
+            interpolation: "nonmem", "locf" or "linear".
+            time_unit, amount_unit, dv_unit: Units, for labels only.
+            covariates: The columns to take as covariates; every numeric one without a meaning of its own by default.
+            warn: Whether to emit `warnings` as DataWarning too.
+
+        Raises:
+            DataError: see `nlmegen.read_nonmem`.
+        """
+        table = typed(raw_from_frame(df))
+        return build(
+            table, interpolation, (time_unit, amount_unit, dv_unit), covariates=covariates, warn=warn
+        )
+
+    @property
+    def n_subjects(self) -> int:
+        """Number of subjects."""
+        return len(self.ids)
+
+    @property
+    def n_observations(self) -> int:
+        """Number of observations."""
+        return int(self.mask.sum())
+
+    @property
+    def n_doses(self) -> int:
+        """Number of doses, additional ones included."""
+        return int(((self.events.kind == Kind.BOLUS) | (self.events.kind == Kind.START)).sum())
+
+    def __len__(self) -> int:
+        return self.n_subjects
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """Every record in file order, lower-case columns, as they were read; do not change it in place."""
+        if not self._selected:
+            return self._frame
+        return self._frame.iloc[_ranges(self._start.numpy(), self._count.numpy())].reset_index(drop=True)
+
+    def to_table(self) -> pd.DataFrame:
+        """Return a copy of `table`: `Population.from_table` of it gives this Population again."""
+        return self.table.copy()
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the table's canonical csv text (lower-case names, '.' for missing, shortest decimals)."""
+        return hashlib.sha256(csv_text(self.table, canonical=True).encode()).hexdigest()
+
+    def select(self, index: Tensor | Sequence[int] | Ints) -> Population:
+        """Return the subjects in `index`, in that order; repeats are allowed.
+
+        Padding widths and labels stay as they are. With repeats the table holds one id several times: give new ids
+        before writing it.
+
+        Args:
+            index: [M] positions of subjects (negative ones count from the end), or an [N] bool mask.
+
+        Raises:
+            DataError: a position outside the subjects.
+        """
+        index = torch.as_tensor(np.asarray(index) if not isinstance(index, Tensor) else index)
+        index = torch.nonzero(index).flatten() if index.dtype == torch.bool else index.to(torch.int64)
+        size = self.n_subjects
+        if index.numel() and (int(index.min()) < -size or int(index.max()) >= size):
+            raise DataError(f"expected positions of subjects from 0 to {size - 1}, got {index.tolist()[:10]}")
+        index = torch.where(index < 0, index + size, index)
+        count = self._count[index]
+        start = torch.cumsum(count, 0) - count
+        old = torch.cumsum(self._count, 0) - self._count if self._selected else self._start
+        row = self.row[index]
+        return Population(
+            ids=tuple(self.ids[k] for k in index.tolist()),
+            time=self.time[index],
+            dv=self.dv[index],
+            mask=self.mask[index],
+            dvid=self.dvid[index],
+            row=torch.where(row < 0, row, row + (start - old[index])[:, None]),
+            segment=self.segment[index],
+            events=self.events.select(index),
+            compartments=self.compartments,
+            dvids=self.dvids,
+            covariates={name: covariate.select(index) for name, covariate in self.covariates.items()},
+            interpolation=self.interpolation,
+            time_unit=self.time_unit,
+            amount_unit=self.amount_unit,
+            dv_unit=self.dv_unit,
+            warnings=(),
+            _frame=self._frame,
+            _start=self._start[index],
+            _count=count,
+            _selected=True,
+        )
+
+    def with_covariates(self, names: Sequence[str]) -> Population:
+        """Return the same subjects with only these covariates; the others no longer bound segments.
+
+        A column that changes at every record (a log of DV, a record number) makes every record a segment; a model that
+        does not use it need not pay for it. Nothing is rebuilt where the events stay the same.
+
+        Args:
+            names: Covariates to keep.
+
+        Raises:
+            DataError: there is no such covariate.
+        """
+        for name in names:
+            if name not in self.covariates:
+                raise DataError(
+                    f"expected a covariate of the table, got {name!r}.{nearest(name, self.covariates)}"
+                )
+        kept = {name: item for name, item in self.covariates.items() if name in names}
+        if not any(item.varies for name, item in self.covariates.items() if name not in kept):
+            return replace(self, covariates=kept)
+        numbered = self.table.assign(
+            id=np.repeat(np.arange(len(self)), self._count.numpy())
+        )  # ids may repeat
+        units = (self.time_unit, self.amount_unit, self.dv_unit)
+        table = typed(raw_from_frame(numbered))
+        built = build(table, self.interpolation, units, covariates=list(kept), warn=False)
+        return replace(built, ids=self.ids, warnings=self.warnings, _frame=self.table)
+
+    def __repr__(self) -> str:
+        return describe.text(self)
+
+    def _repr_html_(self) -> str:
+        return describe.html(self)
+
+
+def build(
+    table: Table,
+    interpolation: str,
+    units: tuple[str, str, str],
+    *,
+    covariates: Sequence[str] | None = None,
+    warn: bool = True,
+) -> Population:
+    """Build a Population from a table whose cells are read.
+
+    Args:
+        table: The table.
+        interpolation: "nonmem", "locf" or "linear".
+        units: Units of time, amount and dv.
+        covariates: Names of the covariates to take, or None for all.
+        warn: Whether to emit the warnings.
+
+    Raises:
+        DataError: see `nlmegen.read_nonmem`.
+    """
+    if interpolation not in INTERPOLATIONS:
+        raise DataError(f"expected interpolation 'nonmem', 'locf' or 'linear', got {interpolation!r}")
+    records = read_records(table, None if covariates is None else tuple(name.lower() for name in covariates))
+    line = timeline(records, interpolation)
+    observed = np.flatnonzero(records.observed)
+    at, mask = _padded(observed, records.subject[observed], records.start)
+    event, real = _padded(np.arange(len(line.time)), records.subject[line.record], line.start)
+    if warn:
+        for text in records.warnings:
+            python_warnings.warn(text, DataWarning, stacklevel=3)
+    return Population(
+        ids=records.ids,
+        time=torch.from_numpy(records.time[at]),
+        dv=torch.from_numpy(np.where(mask, records.dv[at], 0.0)),
+        mask=torch.from_numpy(mask),
+        dvid=torch.from_numpy(np.where(mask, records.dvid[at], 0)),
+        row=torch.from_numpy(np.where(mask, at, -1)),
+        segment=torch.from_numpy(line.segment[at]),
+        events=_events(line, event, real),
+        compartments=records.compartments,
+        dvids=records.dvids,
+        covariates={
+            name: _covariate(name, values, records, line, at, event, interpolation)
+            for name, values in records.covariates.items()
+        },
+        interpolation=interpolation,
+        time_unit=units[0],
+        amount_unit=units[1],
+        dv_unit=units[2],
+        warnings=records.warnings,
+        _frame=table.frame,
+        _start=torch.from_numpy(records.start),
+        _count=torch.from_numpy(records.count),
+    )
+
+
+def csv_text(frame: pd.DataFrame, *, canonical: bool = False) -> str:
+    r"""Return a table as csv text: '.' for missing, decimals that read back to the same number, '\n' line ends.
+
+    Args:
+        frame: The table.
+        canonical: Write whole numbers without a decimal point, so that 1 and 1.0 give one text.
+    """
+    if canonical:
+        frame = frame.assign(**{name: _whole(frame[name]) for name in frame.columns})
+    return frame.to_csv(index=False, na_rep=".", lineterminator="\n")
+
+
+def _whole(column: pd.Series[Any]) -> pd.Series[Any]:
+    if pd.api.types.is_float_dtype(column.dtype):
+        values = column.to_numpy()
+        filled = values[~np.isnan(values)]
+        if len(filled) and (filled == np.floor(filled)).all() and (np.abs(filled) < 2**53).all():
+            return column.astype("Int64")
+    return column
+
+
+def _padded(items: Ints, subject: Ints, default: Ints) -> tuple[Ints, Bools]:
+    """Arrange items (ordered by subject) as [subject, width]; padding repeats the last one, or `default` if none."""
+    count = np.bincount(subject, minlength=len(default))
+    width = max(int(count.max(initial=0)), 1)
+    column = np.arange(width)
+    mask = column < count[:, None]
+    position = (np.cumsum(count) - count)[:, None] + np.minimum(column, np.maximum(count - 1, 0)[:, None])
+    if not len(items):
+        return np.broadcast_to(default[:, None], mask.shape).copy(), mask
+    found = items[np.minimum(position, len(items) - 1)]
+    return np.where(count[:, None] > 0, found, default[:, None]), mask
+
+
+def _events(line: Timeline, event: Ints, real: Bools) -> Events:
+    return Events(
+        time=torch.from_numpy(line.time[event]),
+        kind=torch.from_numpy(np.where(real, line.kind[event], int(Kind.PAD))),
+        amount=torch.from_numpy(np.where(real, line.amount[event], 0.0)),
+        rate=torch.from_numpy(np.where(real, line.rate[event], 0.0)),
+        compartment=torch.from_numpy(np.where(real, line.compartment[event], 0)),
+    )
+
+
+def _covariate(
+    name: str,
+    values: Floats,
+    records: Records,
+    line: Timeline,
+    at: Ints,
+    event: Ints,
+    interpolation: str,
+) -> Covariate:
+    base = values[records.start]
+    if (values == base[records.subject]).all():
+        constant = torch.from_numpy(base[:, None].copy())
+        return Covariate(name, constant, constant, varies=False)
+    segments = covariate_in_segments(values, records, line.record, interpolation)
+    return Covariate(name, torch.from_numpy(values[at]), torch.from_numpy(segments[event]), varies=True)
+
+
+def _ranges(start: Ints, count: Ints) -> Ints:
+    """Return the concatenation of arange(start_k, start_k + count_k)."""
+    offset = np.repeat(start - (np.cumsum(count) - count), count)
+    return np.asarray(np.arange(int(count.sum())) + offset, dtype=np.int64)
