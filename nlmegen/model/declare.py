@@ -1,0 +1,174 @@
+"""The checks made when a page's class is created: what is declared, what is missing, what is misspelt."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import inspect
+import sys
+from typing import Any
+
+from torch import nn
+
+from ..errors import ModelError, nearest
+from ..structure.closed import Structure
+from .endpoints import Endpoint
+from .parameters import Omega, Theta
+
+REQUIRED = ("individual", "observe")
+LATER = {
+    "dynamics": "ordinary differential equations are not supported yet; use a closed form such as "
+    'structure = nl.OneCompartment(absorption="first-order")',
+    "initial": "initial states are not supported yet; remove the method",
+    "dosing": "modelled bioavailability, lag and duration are not supported yet; remove the method",
+}
+SIGNATURES = {"individual": ("theta", "eta", "cov"), "observe": ("t", "a", "p")}
+
+
+def page_file(cls: type) -> str | None:
+    """The file that the page's class stands in, if it stands in one."""
+    module = sys.modules.get(cls.__module__)
+    return getattr(module, "__file__", None)
+
+
+def line_of(cls: type, name: str) -> int | None:
+    """The line of the page on which `name` is assigned or defined in the class body."""
+    path = page_file(cls)
+    if path is None:
+        return None
+    try:
+        with open(path, encoding="utf-8") as handle:
+            tree = ast.parse(handle.read())
+    except (OSError, SyntaxError):
+        return None
+    for node in ast.walk(tree):
+        if not (isinstance(node, ast.ClassDef) and node.name == cls.__name__):
+            continue
+        if name == cls.__name__:
+            return node.lineno
+        for item in node.body:
+            if isinstance(item, (ast.Assign, ast.AnnAssign)):
+                targets = item.targets if isinstance(item, ast.Assign) else [item.target]
+                if any(isinstance(t, ast.Name) and t.id == name for t in targets):
+                    return item.lineno
+            if isinstance(item, ast.FunctionDef) and item.name == name:
+                return item.lineno
+    return None
+
+
+def page_error(cls: type, name: str, message: str) -> ModelError:
+    """A ModelError that names the page's file and the line of `name`."""
+    path = page_file(cls)
+    return ModelError(message, page=path.rsplit("/", 1)[-1] if path else None, line=line_of(cls, name))
+
+
+def declared(cls: type, kind: type) -> dict[str, Any]:
+    """Class attributes of one kind by name, in the order of declaration, a subclass overriding its parents."""
+    found: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        for name, value in vars(base).items():
+            if name in found and not isinstance(value, kind):
+                del found[name]
+            elif isinstance(value, kind):
+                found[name] = value
+    return found
+
+
+def check_page(cls: type, base: type) -> None:
+    """Every check that needs no data. `base` is the class all pages derive from.
+
+    Raises:
+        ModelError: naming the page's line, what is wrong, and the remedy.
+    """
+    own = {name: value for name, value in vars(cls).items() if not name.startswith("__")}
+    for name, value in own.items():
+        if isinstance(value, nn.Module):
+            raise page_error(
+                cls,
+                name,
+                f"{name} is a raw torch module in the class body: it would be shared by all models and silently "
+                "untrained; remove it (networks on a page are not supported yet)",
+            )
+        if isinstance(value, (Theta, Omega, Endpoint, Structure)):
+            if (
+                name != "structure"
+                and hasattr(base, name)
+                or name in ("training", "theta", "omega", "sigma", "free")
+            ):
+                raise page_error(
+                    cls,
+                    name,
+                    f"the name {name!r} is taken by torch or nlmegen; choose another, for example {name}_",
+                )
+            if isinstance(value, Structure) and name != "structure":
+                raise page_error(
+                    cls, name, f"a closed form must be called structure, not {name}: write structure = ..."
+                )
+        elif name == "structure":
+            raise page_error(
+                cls,
+                name,
+                'structure must be a closed form, for example nl.OneCompartment(absorption="first-order")',
+            )
+    _check_methods(cls, own, base)
+    _check_parts(cls)
+
+
+def _check_methods(cls: type, own: dict[str, Any], base: type) -> None:
+    legal = (*REQUIRED, *LATER)
+    written = {
+        name: value for name, value in own.items() if inspect.isfunction(value) and not name.startswith("_")
+    }
+    for name in written:
+        if name in LATER:
+            raise page_error(cls, name, f"{name}: {LATER[name]}")
+        if name in SIGNATURES:
+            asked = tuple(inspect.signature(written[name]).parameters)[1:]
+            if "kappa" in asked:
+                raise page_error(
+                    cls, name, "kappa (between-occasion effects) is not supported yet; remove the argument"
+                )
+            if asked != SIGNATURES[name]:
+                raise page_error(
+                    cls,
+                    name,
+                    f"{name} must be written def {name}(self, {', '.join(SIGNATURES[name])}), got ({', '.join(asked)})",
+                )
+        elif hasattr(base, name):
+            raise page_error(
+                cls, name, f"the method name {name!r} is taken by torch or nlmegen; choose another"
+            )
+        elif difflib.get_close_matches(name, legal, n=1, cutoff=0.75):
+            raise page_error(cls, name, f"{name} is not a method that a page may have.{nearest(name, legal)}")
+    for name in REQUIRED:
+        method = getattr(cls, name, None)
+        if not inspect.isfunction(method) or method is getattr(base, name):
+            raise page_error(
+                cls,
+                cls.__name__,
+                f"the page {cls.__name__} has no method {name}({', '.join(SIGNATURES[name])}); write it",
+            )
+
+
+def _check_parts(cls: type) -> None:
+    if not isinstance(getattr(cls, "structure", None), Structure):
+        raise page_error(
+            cls,
+            cls.__name__,
+            f"the page {cls.__name__} has no structure; write for example "
+            'structure = nl.OneCompartment(absorption="first-order")',
+        )
+    if not declared(cls, Endpoint):
+        raise page_error(
+            cls,
+            cls.__name__,
+            f"the page {cls.__name__} declares no endpoint; write for example cp = nl.Proportional(0.1)",
+        )
+    seen: set[str] = set()
+    for name, block in declared(cls, Omega).items():
+        for eta in block.names:
+            if eta in seen:
+                raise page_error(
+                    cls, name, f"the random effect {eta!r} is declared twice; give each its own name"
+                )
+            seen.add(eta)

@@ -1,0 +1,227 @@
+"""The one-page model: a class whose body declares parameters, structure and endpoints; its methods are formulas."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import html
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ModelError
+from ..structure.closed import Structure
+from .declare import check_page, declared, page_file
+from .endpoints import Endpoint
+from .named import Named
+from .parameters import Layout, Omega, Theta, Values
+
+
+class Model(nn.Module):
+    """Base class of every page.
+
+    A page declares `Theta`s, `Omega`s, endpoints (`Additive`, `Proportional`, `Combined`, `LogNormal`) and a
+    `structure` as class attributes, and writes two methods, in which every quantity is `[*draw, subject, 1 or time]`:
+
+        individual(self, theta, eta, cov) -> dict of individual parameters      NONMEM's $PK
+        observe(self, t, a, p)            -> dict of predictions by endpoint    NONMEM's $ERROR
+
+    Declarations stay on the class, values live in `free` (one unconstrained vector) and are read as `model.theta.tvcl`,
+    `model.omega`, `model.sigma`. `fit` never changes the model it was handed.
+
+    Raises:
+        ModelError: at class creation, naming the line of the page, when a declaration or method is missing,
+            misspelt or not supported.
+
+    Example:
+        >>> import nlmegen as nl
+        >>> from torch import exp
+        >>> class Bolus(nl.Model):
+        ...     tvcl = nl.Theta(1.0, lower=0)
+        ...     tvv = nl.Theta(10.0, lower=0)
+        ...     iiv = nl.Omega(cl=0.1)
+        ...     cp = nl.Proportional(0.1)
+        ...     structure = nl.OneCompartment()
+        ...     def individual(self, theta, eta, cov):
+        ...         return dict(cl=theta.tvcl * exp(eta.cl), v=theta.tvv)
+        ...     def observe(self, t, a, p):
+        ...         return dict(cp=a.central / p.v)
+        >>> Bolus().theta.tvv.item()
+        10.0
+    """
+
+    structure: ClassVar[Structure]
+    layout: ClassVar[Layout]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        check_page(cls, Model)
+        cls.layout = Layout(declared(cls, Theta), declared(cls, Omega), declared(cls, Endpoint))
+
+    def __init__(self) -> None:
+        if type(self) is Model:
+            raise ModelError(
+                "nl.Model is the base of pages; write a class of your own or call nl.load_model(name)"
+            )
+        super().__init__()
+        self.free = nn.Parameter(self.layout.start(), requires_grad=False)
+
+    def individual(self, theta: Any, eta: Any, cov: Any) -> dict[str, Any]:
+        """Individual parameters by name; every page writes its own."""
+        raise NotImplementedError
+
+    def observe(self, t: Any, a: Any, p: Any) -> dict[str, Any]:
+        """Predictions by endpoint; every page writes its own."""
+        raise NotImplementedError
+
+    # -- values ---------------------------------------------------------------------------------------------------
+    @property
+    def values(self) -> Values:
+        """The model's values, each theta and sigma of shape `[1, 1]`."""
+        return self.layout.values(self.free.detach())
+
+    @property
+    def theta(self) -> Named:
+        """Natural fixed effects by name, as scalars."""
+        return Named("theta", {k: v.reshape(()) for k, v in self.values.theta.items()})
+
+    @property
+    def omega(self) -> Tensor:
+        """Covariance matrix of eta `[q, q]`."""
+        return self.values.omega
+
+    @property
+    def sigma(self) -> dict[str, Tensor]:
+        """Residual standard deviations by name, for example "cp.additive"."""
+        return {k: v.reshape(()) for k, v in self.values.sigma.items()}
+
+    @property
+    def eta_names(self) -> tuple[str, ...]:
+        """Names of the random effects, in the order of every eta axis."""
+        return self.layout.eta_names
+
+    @property
+    def theta_names(self) -> tuple[str, ...]:
+        """Names of the fixed effects."""
+        return self.layout.theta_names
+
+    @property
+    def sigma_names(self) -> tuple[str, ...]:
+        """Names of the residual standard deviations."""
+        return self.layout.sigma_names
+
+    def with_free(self, free: Tensor) -> Self:
+        """A copy of the model at the unconstrained vector `free [P]` (fixed parameters included)."""
+        other = copy.copy(self)
+        other._parameters = dict(self._parameters)
+        other.free = nn.Parameter(free.detach().clone(), requires_grad=False)
+        return other
+
+    def with_values(
+        self,
+        source: Any = None,
+        *,
+        theta: Mapping[str, float] | None = None,
+        omega: Tensor | Mapping[str, float] | None = None,
+        sigma: Mapping[str, float] | None = None,
+    ) -> Self:
+        """A copy of the model that starts elsewhere.
+
+        Args:
+            source: a fit or a model of the same page, whose values are taken over first.
+            theta: natural values by name.
+            omega: a covariance matrix `[q, q]`, or variances by name (correlations are kept).
+            sigma: residual standard deviations by name.
+
+        Raises:
+            ModelError: on an unknown name, or a value outside its bounds.
+        """
+        layout = self.layout
+        base = self if source is None else getattr(source, "model", source)
+        if base.layout.names != layout.names:
+            raise ModelError(
+                f"values of the page {base.name} do not belong to {self.name}: its parameters are "
+                f"{', '.join(base.layout.names)}, here {', '.join(layout.names)}"
+            )
+        now = layout.values(base.free.detach())
+        thetas, sigmas = dict(theta or {}), dict(sigma or {})
+        layout.check_names(thetas, layout.theta_names, "Theta")
+        layout.check_names(sigmas, layout.sigma_names, "residual standard deviation")
+        matrix = now.omega.clone()
+        if isinstance(omega, Mapping):
+            layout.check_names(omega, layout.eta_names, "random effect")
+            scale = torch.ones(len(layout.eta_names), dtype=torch.float64)
+            for name, variance in omega.items():
+                k = layout.eta_names.index(name)
+                scale[k] = (float(variance) / matrix[k, k]).sqrt()
+            matrix = matrix * scale[:, None] * scale
+        elif omega is not None:
+            matrix = torch.as_tensor(omega, dtype=torch.float64)
+        for k, v in now.theta.items():
+            thetas.setdefault(k, float(v))
+        for k, v in now.sigma.items():
+            sigmas.setdefault(k, float(v))
+        free = layout.pack(thetas, matrix, sigmas)
+        if not bool(torch.isfinite(free).all()):
+            bad = layout.names[int((~torch.isfinite(free)).nonzero()[0])]
+            raise ModelError(
+                f"with_values: {bad} is outside its bounds or not finite; give a value inside them"
+            )
+        return self.with_free(free)
+
+    # -- identity -------------------------------------------------------------------------------------------------
+    @property
+    def name(self) -> str:
+        """Name of the page: its file's stem when it was loaded from a file, else the class's name in lower case."""
+        return getattr(self, "_name", type(self).__name__.lower())
+
+    @property
+    def source(self) -> str:
+        """The text of the page (of its whole file when it stands in one), "" when Python cannot find it."""
+        path = page_file(type(self))
+        try:
+            if path is not None and getattr(self, "_name", None) is not None:
+                return Path(path).read_text(encoding="utf-8")
+            return inspect.getsource(type(self))
+        except (OSError, TypeError):
+            return ""
+
+    @property
+    def sha256(self) -> str:
+        """Hash of `source`."""
+        return hashlib.sha256(self.source.encode()).hexdigest()
+
+    @property
+    def title(self) -> str:
+        """First line of the page's docstring."""
+        return (inspect.getdoc(type(self)) or type(self).__name__).splitlines()[0]
+
+    def _rows(self) -> list[tuple[str, str, str]]:
+        values, layout = self.values, self.layout
+        rows = [
+            ("theta", k, f"{float(values.theta[k]):.6g} {t.unit}{' (fixed)' if t.fixed else ''}".strip())
+            for k, t in layout.thetas.items()
+        ]
+        omega = values.omega
+        for (i, j), name in zip(layout.positions, layout.omega_names, strict=True):
+            rows.append(("omega", name.removeprefix("omega."), f"{float(omega[i, j]):.6g}"))
+        rows += [("sigma", k, f"{float(v):.6g}") for k, v in values.sigma.items()]
+        return rows
+
+    def __repr__(self) -> str:
+        body = "\n".join(f"  {kind:<6}{name:<18}{value}" for kind, name, value in self._rows())
+        return f"{type(self).__name__}: {self.title}\n  {self.structure.describe()}\n{body}"
+
+    def _repr_html_(self) -> str:
+        cells = "".join(
+            f"<tr><td>{kind}</td><td>{html.escape(name)}</td><td>{html.escape(value)}</td></tr>"
+            for kind, name, value in self._rows()
+        )
+        return (
+            f"<b>{html.escape(type(self).__name__)}</b>: {html.escape(self.title)}<br>"
+            f"{html.escape(self.structure.describe())}<table>{cells}</table>"
+        )

@@ -1,0 +1,243 @@
+"""Theta and Omega as they are declared on a page, and the one vector in which an optimiser sees them all.
+
+`theta` is natural (clearances in L/h), `free` unconstrained (their logarithms); `omega` is the covariance matrix of eta
+(variances, as in NONMEM's $OMEGA), `sigma` holds residual standard deviations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import ModelError, nearest
+from ..maths.bijections import Bijection
+from ..maths.covariance import LogCholesky, block_positions
+from .endpoints import Endpoint
+
+
+def _number(value: Any, what: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ModelError(f"{what} must be a number, got {value!r}") from None
+    if not math.isfinite(number):
+        raise ModelError(f"{what} must be finite, got {number}; give a rough guess of its size")
+    return number
+
+
+@dataclass(frozen=True)
+class Theta:
+    """A fixed effect, NONMEM's $THETA.
+
+    Args:
+        start: where an estimation starts, on the natural scale.
+        lower, upper: open bounds; an optimiser moves on the whole line, mapped onto (lower, upper).
+        fixed: keep it at `start`.
+        unit: shown in tables, e.g. "L/h".
+        prior: a prior, for methods that can use one; the others refuse it.
+
+    Raises:
+        ModelError: when the start is not a finite number strictly inside the bounds.
+
+    Example:
+        >>> Theta(0.13, lower=0, unit="L/h").start
+        0.13
+    """
+
+    start: float
+    lower: float | None = None
+    upper: float | None = None
+    fixed: bool = False
+    unit: str = ""
+    prior: Any = None
+
+    def __post_init__(self) -> None:
+        start = _number(self.start, "the start of a Theta")
+        lower = -math.inf if self.lower is None else float(self.lower)
+        upper = math.inf if self.upper is None else float(self.upper)
+        if not lower < upper:
+            raise ModelError(
+                f"the bounds of a Theta must satisfy lower < upper, got lower={lower:g}, upper={upper:g}"
+            )
+        if not lower < start < upper:
+            raise ModelError(
+                f"a Theta must start strictly inside its bounds ({lower:g}, {upper:g}), got {start:g}; "
+                "move the start or the bound"
+            )
+        object.__setattr__(self, "start", start)
+
+    @property
+    def bijection(self) -> Bijection:
+        """The map from the real line onto the bounds."""
+        return Bijection(
+            -math.inf if self.lower is None else float(self.lower),
+            math.inf if self.upper is None else float(self.upper),
+        )
+
+
+class Omega:
+    """Random effects between subjects and their covariance matrix, NONMEM's $OMEGA.
+
+    Args:
+        cov: covariances of a block, the lower triangle row by row without the diagonal: for `a, b, c` they are
+            (b,a), (c,a), (c,b). Without it the effects are independent.
+        fixed: keep the matrix at its start.
+        level: "id", between subjects. (Between occasions is not supported yet.)
+        **variances: one variance for each random effect, by name.
+
+    Raises:
+        ModelError: on a variance that is not positive, a wrong number of covariances, a matrix that is not
+            positive definite, or `level="occ"`.
+
+    Example:
+        >>> Omega(cl=0.1, v=0.02, cov=[0.01]).matrix().tolist()
+        [[0.1, 0.01], [0.01, 0.02]]
+    """
+
+    def __init__(
+        self,
+        *,
+        cov: Sequence[float] | None = None,
+        fixed: bool = False,
+        level: str = "id",
+        **variances: float,
+    ) -> None:
+        if level != "id":
+            raise ModelError(
+                f"Omega(level={level!r}): only level='id' (between subjects) is supported; occasions are not yet"
+            )
+        if not variances:
+            raise ModelError("Omega() names no random effect; write for example Omega(cl=0.1, v=0.05)")
+        self.names = tuple(variances)
+        self.variances = tuple(_number(v, f"the variance Omega({k}=...)") for k, v in variances.items())
+        for name, variance in zip(self.names, self.variances, strict=True):
+            if variance <= 0:
+                raise ModelError(
+                    f"Omega({name}={variance:g}): a variance must be positive; "
+                    "leave the random effect out to switch it off"
+                )
+        self.fixed, self.block = bool(fixed), cov is not None
+        need = len(self.names) * (len(self.names) - 1) // 2
+        self.cov = () if cov is None else tuple(_number(c, "a covariance of Omega(cov=...)") for c in cov)
+        if self.block and len(self.cov) != need:
+            raise ModelError(
+                f"Omega(cov=...) of {len(self.names)} random effects takes {need} covariances "
+                f"(lower triangle, row by row), got {len(self.cov)}"
+            )
+        if self.block and bool(torch.linalg.eigvalsh(self.matrix())[0] <= 0):
+            raise ModelError(
+                "the matrix of Omega(cov=...) is not positive definite; make the covariances smaller"
+            )
+
+    def matrix(self) -> Tensor:
+        """The covariance matrix `[q, q]`."""
+        q = len(self.names)
+        matrix = torch.diag(torch.tensor(self.variances, dtype=torch.float64))
+        below = [(i, j) for i in range(q) for j in range(i)]
+        for (i, j), c in zip(below, self.cov, strict=self.block):
+            matrix[i, j] = matrix[j, i] = c
+        return matrix
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{n}={v:g}" for n, v in zip(self.names, self.variances, strict=True))
+        return f"Omega({inside}{f', cov={list(self.cov)}' if self.block else ''}{', fixed=True' if self.fixed else ''})"
+
+
+@dataclass(frozen=True)
+class Values:
+    """Parameter values ready for a page: one for everybody, or one a draw or a subject.
+
+    Attributes:
+        theta: natural values by name, each broadcastable to `[*draw, subject, 1]`.
+        factor: Cholesky factor L of Omega `[*draw, q, q]`.
+        sigma: residual standard deviations by name ("cp.additive"), shapes as theta.
+    """
+
+    theta: dict[str, Tensor]
+    factor: Tensor
+    sigma: dict[str, Tensor]
+
+    @property
+    def omega(self) -> Tensor:
+        """Covariance matrix of eta, L L' `[*draw, q, q]`."""
+        return self.factor @ self.factor.mT
+
+
+class Layout:
+    """The order of all parameters in one vector `[*b, P]`, and the maps between that vector and `Values`.
+
+    The order is every Theta, then every Omega block (log-Cholesky), then every endpoint's standard deviations (logs).
+    """
+
+    def __init__(
+        self, thetas: Mapping[str, Theta], omegas: Mapping[str, Omega], endpoints: Mapping[str, Endpoint]
+    ) -> None:
+        self.thetas, self.omegas, self.endpoints = dict(thetas), dict(omegas), dict(endpoints)
+        self.eta_names = tuple(name for block in omegas.values() for name in block.names)
+        positions = block_positions([(len(b.names), b.block) for b in omegas.values()])
+        self.chart = LogCholesky(len(self.eta_names), positions)
+        self.theta_names = tuple(thetas)
+        self.omega_names = tuple(self._omega_name(i, j) for i, j in positions)
+        self.sigma_names = tuple(f"{k}.{s}" for k, e in endpoints.items() for s in e.start)
+        self.names = self.theta_names + self.omega_names + self.sigma_names
+        self.positions = positions
+        self.bijections = [t.bijection for t in thetas.values()]
+        fixed = [t.fixed for t in thetas.values()]
+        fixed += [b.fixed for b in omegas.values() for _ in block_positions([(len(b.names), b.block)])]
+        fixed += [e.fixed for e in endpoints.values() for _ in e.start]
+        self.fixed = torch.tensor(fixed, dtype=torch.bool)
+        self.all_log = all(b.kind == "lower" and b.lower == 0 for b in self.bijections)
+
+    def _omega_name(self, i: int, j: int) -> str:
+        names = self.eta_names
+        return f"omega.{names[i]}" if i == j else f"omega.{names[i]},{names[j]}"
+
+    @property
+    def n_theta(self) -> int:
+        """Number of Thetas, which come first in the vector."""
+        return len(self.theta_names)
+
+    def start(self) -> Tensor:
+        """The page's declared values as one vector `[P]`."""
+        blocks = [b.matrix() for b in self.omegas.values()]
+        return self.pack(
+            {k: t.start for k, t in self.thetas.items()},
+            torch.block_diag(*blocks) if blocks else torch.zeros(0, 0, dtype=torch.float64),
+            {f"{k}.{s}": x for k, e in self.endpoints.items() for s, x in e.start.items()},
+        )
+
+    def pack(self, theta: Mapping[str, Any], omega: Tensor, sigma: Mapping[str, Any]) -> Tensor:
+        """The vector `[P]` of natural values."""
+        parts = [
+            b.free(torch.as_tensor(theta[k], dtype=torch.float64).reshape(1))
+            for k, b in zip(self.theta_names, self.bijections, strict=True)
+        ]
+        if self.eta_names:
+            parts.append(self.chart.vector(torch.as_tensor(omega, dtype=torch.float64)))
+        parts += [torch.as_tensor(sigma[k], dtype=torch.float64).reshape(1).log() for k in self.sigma_names]
+        return torch.cat(parts)
+
+    def values(self, vector: Tensor) -> Values:
+        """`Values` of a vector `[*b, P]`; theta and sigma come out `[*b, 1, 1]`, the factor `[*b, q, q]`."""
+        n, m = self.n_theta, len(self.names) - len(self.sigma_names)
+        if self.all_log:
+            natural = list(torch.exp(vector[..., :n])[..., None, None].unbind(-3))
+        else:
+            natural = [b.natural(vector[..., j, None, None]) for j, b in enumerate(self.bijections)]
+        sigma = torch.exp(vector[..., m:])[..., None, None].unbind(-3)
+        return Values(
+            dict(zip(self.theta_names, natural, strict=True)),
+            self.chart.factor(vector[..., n:m]),
+            dict(zip(self.sigma_names, sigma, strict=True)),
+        )
+
+    def check_names(self, given: Mapping[str, Any], legal: Sequence[str], what: str) -> None:
+        """Raise a ModelError on the first name of `given` that is not in `legal`."""
+        for name in given:
+            if name not in legal:
+                raise ModelError(f"{name!r} is not a {what} of this page.{nearest(name, legal)}")

@@ -1,0 +1,207 @@
+"""Sums of weighted functions of a few rates, on tensors and on Taylor numbers, in few large operations.
+
+A closed form is a sum over modes of a weight times a function of one or two rates and time,
+
+    x(t) = sum_k c_k F_k(r_1, r_2; t),
+
+where weights and rates are one number per subject and F has one per time. Taylor arithmetic on F would do all its work
+on arrays with a time axis. Here the derivatives of F in its rates are given, and the chain rule
+
+    x_i  = c_i F + c r_i F_r
+    x_ij = c_ij F + (c r_ij + c_i r_j + c_j r_i) F_r + c r_i r_j F_rr        (and mixed terms of two rates)
+
+collects everything that lacks the time axis before it meets F: about half the operations, a third of the memory traffic.
+Nothing is detached: reverse mode passes through the weights, the rates and the derivatives of F.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nlmegen.maths.taylor import Number, Taylor, lift
+
+
+@dataclass(frozen=True)
+class Term:
+    """One weighted function c F(r_1, ..., r_R).
+
+    Attributes:
+        weight: c, or None for 1.
+        rates: r_1, ..., r_R.
+        partials: F; then dF/dr_a; then d2F/dr_a dr_b for a <= b in the order 11, 12, ..., 22, ... Derivatives that no
+            rate asks for (a plain tensor has none) may be left out at the end.
+    """
+
+    weight: Number | None
+    rates: tuple[Number, ...]
+    partials: Sequence[Tensor]
+
+
+def order_of(*numbers: Number | None) -> int:
+    """The highest order among the Taylor numbers, 0 when all are tensors."""
+    return max((x.order for x in numbers if isinstance(x, Taylor)), default=0)
+
+
+def accumulate(terms: Sequence[Term]) -> Number:
+    """The sum of the terms, a Taylor number when any weight or rate is one.
+
+    Args:
+        terms: at least one; weights, rates and partials broadcast to `[*axes, subject, time]`.
+
+    Returns:
+        The sum `[*axes, subject, time]`.
+
+    Example:
+        >>> k, t = torch.tensor([[0.1]]), torch.tensor([[0.0, 1.0]])
+        >>> accumulate([Term(None, (k,), [torch.exp(-k * t)])]).shape
+        torch.Size([1, 2])
+    """
+    order = order_of(*(x for term in terms for x in (term.weight, *term.rates)))
+    value: Tensor | None = None
+    jac: Tensor | None = None
+    hess: Tensor | None = None
+    for term in terms:
+        value = _plus(value, _value(term.weight), term.partials[0])
+        if order:
+            jac, hess = _derivatives(term, value.ndim, order, jac, hess)
+    assert value is not None
+    if jac is None:
+        return value
+    return lift_parts(value, jac, hess, order)
+
+
+def lift_parts(value: Tensor, jac: Tensor, hess: Tensor | None, order: int) -> Taylor:
+    """A Taylor number whose derivative parts have as many axes behind the directions as the value."""
+    if jac.ndim < value.ndim + 1:
+        jac = jac.reshape(jac.shape[:1] + (1,) * (value.ndim + 1 - jac.ndim) + jac.shape[1:])
+    if hess is not None and hess.ndim < value.ndim + 2:
+        hess = hess.reshape(hess.shape[:2] + (1,) * (value.ndim + 2 - hess.ndim) + hess.shape[2:])
+    return Taylor(value, jac, hess, order)
+
+
+def _derivatives(
+    term: Term, ndim: int, order: int, jac: Tensor | None, hess: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """Add the term's first and second derivatives to the running sums."""
+    partials, count = term.partials, len(term.rates)
+    weight = lift(term.weight, ndim) if isinstance(term.weight, Taylor) else term.weight
+    c = _value(weight)
+    c_jac = weight.jac if isinstance(weight, Taylor) else None
+    if isinstance(weight, Taylor):
+        jac = _plus(jac, weight.jac, partials[0])
+        if weight.hess is not None:
+            hess = _plus(hess, weight.hess, partials[0])
+    rates = [lift(r, ndim) if isinstance(r, Taylor) else None for r in term.rates]
+    scaled = [None if r is None else r.jac if c is None else c * r.jac for r in rates]
+    for a, (r, s) in enumerate(zip(rates, scaled, strict=True)):
+        if r is None or s is None:
+            continue
+        jac = _plus(jac, s, partials[1 + a])
+        if order == 1:
+            continue
+        first = None if r.hess is None else r.hess if c is None else c * r.hess
+        if c_jac is not None:
+            cross = c_jac.unsqueeze(1) * r.jac
+            cross = cross + cross.transpose(0, 1)
+            first = cross if first is None else first + cross
+        if first is not None:
+            hess = _plus(hess, first, partials[1 + a])
+        for b in range(a, count):
+            other = rates[b]
+            if other is None:
+                continue
+            pair = s.unsqueeze(1) * other.jac
+            if b != a:
+                pair = pair + pair.transpose(0, 1)
+            hess = _plus(hess, pair, partials[_place(a, b, count)])
+    return jac, hess
+
+
+def _place(a: int, b: int, count: int) -> int:
+    """Where d2F/dr_a dr_b (a <= b) stands among the partials of a function of `count` rates."""
+    return 1 + count + a * count - a * (a - 1) // 2 + b - a
+
+
+def _value(x: Number | None) -> Tensor | None:
+    return x.value if isinstance(x, Taylor) else x
+
+
+def _plus(total: Tensor | None, a: Tensor | None, b: Tensor) -> Tensor:
+    if a is None:
+        return b if total is None else total + b
+    return a * b if total is None else torch.addcmul(total, a, b)
+
+
+def stack(numbers: Sequence[Number]) -> Number:
+    """Numbers of broadcastable shapes along a new leading axis."""
+    if not any(isinstance(x, Taylor) for x in numbers):
+        return torch.stack(torch.broadcast_tensors(*[x for x in numbers if isinstance(x, Tensor)]))
+    like = next(x for x in numbers if isinstance(x, Taylor))
+    ndim = max(x.ndim for x in numbers)
+    lifted = [lift(x, ndim) if isinstance(x, Taylor) else x for x in numbers]
+    zero = like.jac.new_zeros((1,) * (ndim + 1))
+    jacs = [x.jac if isinstance(x, Taylor) else zero for x in lifted]
+    hess = None
+    if any(isinstance(x, Taylor) and x.hess is not None for x in lifted):
+        zero2 = zero.unsqueeze(0)
+        parts = [x.hess if isinstance(x, Taylor) and x.hess is not None else zero2 for x in lifted]
+        hess = torch.stack(torch.broadcast_tensors(*parts), 2)
+    values = [x.value if isinstance(x, Taylor) else x for x in lifted]
+    return Taylor(
+        torch.stack(torch.broadcast_tensors(*values)),
+        torch.stack(torch.broadcast_tensors(*jacs), 1),
+        hess,
+        like.order,
+    )
+
+
+def unbind(x: Number, axis: int = 0) -> list[Number]:
+    """The entries along an axis (counted from the front)."""
+    if isinstance(x, Tensor):
+        return list(x.unbind(axis))
+    n = x.value.shape[axis]
+    jacs = _unbind(x.jac, axis + 1, n)
+    hess: Sequence[Tensor | None] = [None] * n if x.hess is None else _unbind(x.hess, axis + 2, n)
+    return [Taylor(v, j, h, x.order) for v, j, h in zip(x.value.unbind(axis), jacs, hess, strict=True)]
+
+
+def _unbind(x: Tensor, axis: int, n: int) -> Sequence[Tensor]:
+    return x.unbind(axis) if x.shape[axis] == n else x.unbind(axis) * n
+
+
+def last(x: Number, stop: int) -> Number:
+    """The entries before `stop` of the trailing axis, or `x` itself when it is constant there."""
+    if x.shape[-1] == 1:
+        return x
+    if isinstance(x, Tensor):
+        return x[..., :stop]
+    return Taylor(
+        x.value[..., :stop], x.jac[..., :stop], None if x.hess is None else x.hess[..., :stop], x.order
+    )
+
+
+def take(x: Number, index: Tensor) -> Number:
+    """Entries `index [subject, time]` of the trailing axis, or `x` itself when it is constant there.
+
+    Args:
+        x: `[*axes, subject or 1, 1 or event]`.
+        index: which event, `[subject, time]`.
+    """
+    if x.shape[-1] == 1:
+        return x
+    if isinstance(x, Tensor):
+        return _take(x, index)
+    hess = None if x.hess is None else _take(x.hess, index)
+    return Taylor(_take(x.value, index), _take(x.jac, index), hess, x.order)
+
+
+def _take(x: Tensor, index: Tensor) -> Tensor:
+    if x.shape[-1] == 1:
+        return x
+    if x.shape[-2] != index.shape[0]:
+        x = x.expand(x.shape[:-2] + (index.shape[0], x.shape[-1]))
+    return x.gather(-1, index.expand(x.shape[:-2] + index.shape))

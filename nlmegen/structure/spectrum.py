@@ -1,0 +1,208 @@
+"""Rates and modes of mammillary disposition: a central compartment with one or two peripheral ones.
+
+Amounts obey dx/dt = A x, where A holds the micro-constants k10 = cl/v, k12 = q/v, k21 = q/v2, k13 = q3/v, k31 = q3/v3.
+Minus its eigenvalues are the roots of
+
+    n = 2:   s^2 - a1 s + a0 = 0           a1 = k10 + k12 + k21             a0 = k10 k21
+    n = 3:   s^3 - a2 s^2 + a1 s - a0 = 0  a2 = k10 + k12 + k13 + k21 + k31
+                                           a1 = k31 (k10 + k12 + k21) + k21 (k10 + k13)     a0 = k10 k21 k31
+
+all positive and, A being similar to a symmetric matrix, real. Every coefficient is a sum of positive products, so the
+roots keep their relative accuracy however far apart they lie. The response is
+
+    exp(A t)_ij = sum_m r_ijm exp(-lambda_m t),    r_ijm = adj(-lambda_m - A)_ij / prod_{l != m} (lambda_l - lambda_m).
+
+Two roots coincide only where a flow vanishes while its compartment keeps a rate equal to another one; up to there the
+derivatives lose digits as 1e-16 over the (relative) distance squared.
+
+Gabrielsson & Weiner, Pharmacokinetic and Pharmacodynamic Data Analysis, 5th ed. (2016); Abuhelwa et al.,
+J. Pharmacokinet. Pharmacodyn. 42 (2015), doi:10.1007/s10928-015-9412-0 (closed forms carried from event to event).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from nlmegen.maths.taylor import Number, Taylor, value_of
+from nlmegen.structure.chain import Term, accumulate, order_of, stack, unbind
+
+
+class Disposition:
+    """Modes of disposition for given parameters.
+
+    Args:
+        cl, v: clearance and central volume, `[*draw, subject, 1 or event]` each.
+        peripheral: (flow, volume) of each peripheral compartment: none, (q, v2), or also (q3, v3).
+
+    Attributes:
+        n: number of disposition compartments (and modes).
+    """
+
+    def __init__(self, cl: Number, v: Number, peripheral: Sequence[tuple[Number, Number]] = ()) -> None:
+        self.n = 1 + len(peripheral)
+        if self.n == 1:
+            self.micro = [cl / v]
+            return
+        numerators, denominators = [cl], [v]
+        for flow, volume in peripheral:
+            numerators += [flow, flow]
+            denominators += [v, volume]
+        self.micro = unbind(cast(Number, stack(numerators) / stack(denominators)))
+
+    @cached_property
+    def rates(self) -> list[Number]:
+        """lambda_1, ..., lambda_n, the largest first."""
+        return [self.micro[0]] if self.n == 1 else unbind(self.stacked)
+
+    @cached_property
+    def stacked(self) -> Number:
+        """The rates along a leading axis `[mode, *draw, subject, 1 or event]`."""
+        if self.n == 1:
+            return stack(self.micro)
+        values = [cast(Tensor, value_of(k)) for k in self.micro]
+        coefficients = self._coefficients()
+        if self.n == 2:
+            roots, gaps = _two_roots(*values)
+        else:
+            roots = _three_roots(*(cast(Tensor, value_of(a)) for a in coefficients))
+            gaps = _slopes(roots)
+        if not any(isinstance(a, Taylor) for a in coefficients):
+            return roots
+        return _implicit(roots, gaps, coefficients)
+
+    def _coefficients(self) -> list[Number]:
+        """a_0, ..., a_{n-1}."""
+        if self.n == 2:
+            k10, k12, k21 = self.micro
+            return [k10 * k21, k10 + k12 + k21]
+        k10, k12, k21, k13, k31 = self.micro
+        inner, outer = k10 + k12 + k21, k10 + k13
+        return [k10 * k21 * k31, k31 * inner + k21 * outer, inner + k13 + k31]
+
+    @cached_property
+    def _shape(self) -> Number:
+        """prod_{l != m} (lambda_l - lambda_m), stacked."""
+        if self.n == 2:
+            first, second = self.rates
+            gap = second - first
+            return stack([gap, -gap])
+        first, second, third = self.rates
+        ab, bc, ca = second - first, third - second, first - third
+        return stack([-(ab * ca), -(bc * ab), -(ca * bc)])
+
+    def response(self, to: int, of: int) -> Number | None:
+        """r_ijm of a unit amount put into compartment `of` on compartment `to`, `[mode, ...]`; None for 1.
+
+        Args:
+            to, of: positions among the disposition compartments, 0 is the central one.
+        """
+        if self.n == 1:
+            return None
+        if (to, of) not in self._responses:
+            self._responses[to, of] = cast(Number, self._adjugate(to, of) / self._shape)
+        return self._responses[to, of]
+
+    @cached_property
+    def _responses(self) -> dict[tuple[int, int], Number]:
+        return {}
+
+    @cached_property
+    def _diagonal(self) -> list[Number]:
+        """The diagonal of -lambda - A for each mode, stacked: outflow rates less the mode's rate."""
+        if self.n == 2:
+            k10, k12, k21 = self.micro
+            return [k10 + k12 - self.stacked, k21 - self.stacked]
+        k10, k12, k21, k13, k31 = self.micro
+        return [k10 + k12 + k13 - self.stacked, k21 - self.stacked, k31 - self.stacked]
+
+    def _adjugate(self, to: int, of: int) -> Number:
+        d = self._diagonal
+        if self.n == 2:
+            _, k12, k21 = self.micro
+            if to == of:
+                return d[1 - to]
+            return k21 if to == 0 else k12
+        _, k12, k21, k13, k31 = self.micro
+        out, back = {1: k12, 2: k13}, {1: k21, 2: k31}
+        if to == of == 0:
+            return d[1] * d[2]
+        if to == of:
+            other = 3 - to
+            return d[0] * d[other] - out[other] * back[other]
+        if to == 0:
+            return back[of] * d[3 - of]
+        if of == 0:
+            return out[to] * d[3 - to]
+        return back[of] * out[to]
+
+
+def _two_roots(k10: Tensor, k12: Tensor, k21: Tensor) -> tuple[Tensor, Tensor]:
+    """Both roots and the slopes of the polynomial at them, from a discriminant that is a sum of squares."""
+    d = k10 + k12 - k21
+    root = torch.sqrt(d * d + 4 * k12 * k21)
+    larger = 0.5 * (k10 + k12 + k21 + root)
+    return torch.stack((larger, k10 * k21 / larger)), torch.stack((root, -root))
+
+
+def _three_roots(a0: Tensor, a1: Tensor, a2: Tensor) -> Tensor:
+    """Roots of s^3 - a2 s^2 + a1 s - a0, all real and positive, the largest first.
+
+    The largest comes from the trigonometric formula, the others from the quadratic that is left after dividing it out.
+    Newton steps restore what the arc cosine lost; the last two are differentiated, which makes derivatives of the roots
+    exact up to the third (each step doubles their order), whatever the start.
+    """
+    with torch.no_grad():
+        b0, b1, b2 = a0.detach(), a1.detach(), a2.detach()
+        spread = ((b2 * b2 - 3 * b1) / 9).clamp(min=0.0)
+        root = spread.sqrt()
+        cosine = (2 * b2**3 - 9 * b2 * b1 + 27 * b0) / (54 * spread * root)
+        largest = b2 / 3 + 2 * root * torch.cos(torch.acos(cosine.clamp(-1.0, 1.0)) / 3)
+        product = b0 / largest
+        total = (b1 - product) / largest
+        middle = 0.5 * (total + (total * total - 4 * product).clamp(min=0.0).sqrt())
+        s = torch.stack(torch.broadcast_tensors(largest, middle, product / middle))
+        s = _newton(_newton(s, b0, b1, b2), b0, b1, b2)
+    return _newton(_newton(s, a0, a1, a2), a0, a1, a2)
+
+
+def _newton(s: Tensor, a0: Tensor, a1: Tensor, a2: Tensor) -> Tensor:
+    return s - (((s - a2) * s + a1) * s - a0) / ((3 * s - 2 * a2) * s + a1)
+
+
+def _slopes(roots: Tensor) -> Tensor:
+    """Derivative of the cubic at its roots, from their differences."""
+    a, b, c = roots.unbind(0)
+    ab, bc, ca = a - b, b - c, c - a
+    return torch.stack((-ab * ca, -ab * bc, -bc * ca))
+
+
+def _implicit(roots: Tensor, slopes: Tensor, coefficients: Sequence[Number]) -> Number:
+    """Roots as a Taylor number in the coefficients, by the implicit function theorem.
+
+    With chi(s) = s^n + sum_j (-1)^(n-j) a_j s^j the derivatives are ds/da_j = -chi_j / chi' and
+
+        d2s/da_i da_j = -(chi'_i s_j + chi'_j s_i + chi'' s_i s_j) / chi'.
+    """
+    n, inverse = len(coefficients), 1 / slopes
+    signs = [(-1.0) ** (n - j) for j in range(n)]
+    powers = [torch.ones_like(roots), roots, roots * roots]
+    first = [-signs[j] * powers[j] * inverse for j in range(n)]
+    partials = [roots, *first]
+    if order_of(*coefficients) == 2:
+        if n == 2:
+            curvature: Tensor | float = 2.0
+        else:
+            a, b, c = roots.unbind(0)
+            curvature = 2 * torch.stack((2 * a - b - c, 2 * b - a - c, 2 * c - a - b))
+        mixed = [0.0 if j == 0 else signs[j] * j * powers[j - 1] for j in range(n)]
+        for i in range(n):
+            for j in range(i, n):
+                bend = mixed[i] * first[j] + mixed[j] * first[i] + curvature * first[i] * first[j]
+                partials.append(-bend * inverse)
+    return accumulate([Term(None, tuple(coefficients), partials)])
