@@ -173,7 +173,8 @@ def _additional(records: Records, dose: Ints, lowest: Ints, highest: Ints) -> tu
     """Write ADDL and II out: the record that ordered each additional dose, and its time."""
     ordering = dose[records.additional[dose] > 0]
     interval = records.interval[ordering]
-    room = np.floor((records.time[highest[ordering]] - records.time[ordering]) / interval + 1e-9)
+    with np.errstate(over="ignore"):  # a minute interval leaves room for all of them
+        room = np.floor((records.time[highest[ordering]] - records.time[ordering]) / interval + 1e-9)
     number = np.minimum(records.additional[ordering], room).astype(np.int64)
     owner = np.repeat(ordering, number)
     nth = np.arange(len(owner)) - np.repeat(np.cumsum(number) - number, number) + 1

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from nlmegen.data.columns import Table, raw_from_frame, typed
+from nlmegen.data.cells import raw_from_frame, typed
+from nlmegen.data.columns import Table
 from nlmegen.data.csvtext import read_text, split_cells
 from nlmegen.data.population import Population, build, csv_text
 from nlmegen.data.selection import renamed, selected, split_ignore
@@ -31,7 +32,7 @@ def read_nonmem(
 
     The file is UTF-8 csv with a header; upper and lower case of names are the same. ID, TIME and DV are required; AMT,
     EVID, MDV, RATE, ADDL, II, CMT, DVID are used where present, and every other numeric column is a covariate (columns
-    that a fit appends, such as PRED and CWRES, and text columns are kept in the table only). `.` and an empty cell are
+    that a fit or a simulation appends, such as PRED, CWRES, ETA_CL, and text columns are kept in the table only). `.` and an empty cell are
     missing. What each column may hold is stated in `nlmegen.data.records.read_records`, when doses happen in
     `nlmegen.data.events.Events`. Column order is free.
 

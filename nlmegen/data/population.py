@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from nlmegen.data import describe
-from nlmegen.data.columns import Bools, DataWarning, Floats, Ints, Table, raw_from_frame, typed
+from nlmegen.data.cells import raw_from_frame, typed
+from nlmegen.data.columns import Bools, DataWarning, Floats, Ints, Table
 from nlmegen.data.events import Events, Kind, Timeline, covariate_in_segments, timeline
 from nlmegen.data.labels import Label
 from nlmegen.data.records import Records, read_records

@@ -239,6 +239,11 @@ def _check_doses(
         "expected no rate on a record that is no dose, got {}; set RATE=0, or EVID=1 with an amount",
         rate,
     )
+    with np.errstate(over="ignore"):
+        endless = (rate > 0) & ~np.isfinite(amount / np.where(rate > 0, rate, 1.0))
+    _check(
+        table, "rate", endless, "expected an infusion that ends, got the rate {}; check AMT and RATE", rate
+    )
     _check(table, "ii", interval < 0, "expected a dosing interval of 0 or more, got {}; correct it", interval)
     _check(
         table,

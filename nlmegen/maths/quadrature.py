@@ -59,7 +59,7 @@ def tensor_grid(n: int, q: int) -> tuple[Tensor, Tensor]:
 
 
 def affordable_nodes(n: int, q: int, budget: int) -> int:
-    """The largest number of nodes a dimension, at most n, whose product rule has at most `budget` nodes (at least 1)."""
+    """The most nodes a dimension, at most n and at least 1, whose product rule has at most `budget` nodes."""
     while n > 1 and n**q > budget:
         n -= 1
     return n

@@ -7,7 +7,7 @@ that `torch.exp(x)`, `x.exp()` and `torch.Tensor.exp(x)` are one rule.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -28,6 +28,8 @@ from .taylor import (
     value_of,
 )
 
+AnyRule = TypeVar("AnyRule", bound=Rule)
+
 
 def _pow(a: Any, b: Any) -> Taylor:
     if isinstance(b, Taylor):
@@ -38,7 +40,7 @@ def _pow(a: Any, b: Any) -> Taylor:
         if b == 2:
             return multiply(a, a)
         if b == 1:
-            return +a
+            return lift(a, 0)
         if b == 0.5:
             return _sqrt(a)
     else:
@@ -48,8 +50,8 @@ def _pow(a: Any, b: Any) -> Taylor:
     return unary(a, x**b, first, b * (b - 1) * x ** (b - 2) if a.order == 2 else None)
 
 
-def _rule(*names: str) -> Callable[[Rule], Rule]:
-    def register(function: Rule) -> Rule:
+def _rule(*names: str) -> Callable[[AnyRule], AnyRule]:
+    def register(function: AnyRule) -> AnyRule:
         for name in names:
             RULES[name] = function
         return function
@@ -303,7 +305,8 @@ def forward_mode(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[s
     where = [k for k, x in enumerate(args) if isinstance(x, Taylor)]
     if not where:
         raise ModelError(
-            f"{getattr(func, '__name__', func)}: a quantity inside a list or keyword is not understood; pass it directly"
+            f"{getattr(func, '__name__', func)}: a quantity inside a list or keyword is not understood; "
+            "pass it directly"
         )
     numbers = [args[k] for k in where]
     q, order = numbers[0].directions, numbers[0].order
@@ -323,10 +326,8 @@ def forward_mode(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[s
     values = tuple(v for v, _, _ in full)
 
     def first(i: int) -> tuple[Tensor, Tensor]:
-        tangent: tuple[Tensor, Tensor] = torch.func.jvp(
-            call, values, tuple(j[i].contiguous() for _, j, _ in full)
-        )
-        return tangent
+        value, tangent, *_ = torch.func.jvp(call, values, tuple(j[i].contiguous() for _, j, _ in full))
+        return value, tangent
 
     pairs = [first(i) for i in range(q)]
     jac = torch.stack([d for _, d in pairs])

@@ -18,6 +18,7 @@ See Griewank & Walther, Evaluating Derivatives, 2nd ed. (2008), chapter 13, doi:
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -28,6 +29,15 @@ from ..errors import ModelError
 
 Rule = Callable[..., Any]
 RULES: dict[str, Rule] = {}
+
+NO_TRUTH = (
+    "a Python `if`, `and`, `or` or `while` needs one truth value, and a quantity holds one per subject and time; "
+    "use torch.where(condition, a, b)"
+)
+NO_FLOAT = (
+    "a quantity holds one number per subject and time and cannot become a Python float; "
+    "use torch.exp, torch.log, torch.sqrt, ... in place of math.exp, math.log, math.sqrt, ..."
+)
 
 
 class Taylor:
@@ -121,18 +131,12 @@ class Taylor:
 
     # -- what a tensor does and a Taylor number must refuse ---------------------------------------------------------
     def __bool__(self) -> bool:
-        raise ModelError(
-            "a Python `if`, `and`, `or` or `while` needs one truth value, and a quantity holds one per subject and time; "
-            "use torch.where(condition, a, b)"
-        )
+        raise ModelError(NO_TRUTH)
 
     def __float__(self) -> float:
-        raise ModelError(
-            "a quantity holds one number per subject and time and cannot become a Python float; "
-            "use torch.exp, torch.log, torch.sqrt, ... in place of math.exp, math.log, math.sqrt, ..."
-        )
+        raise ModelError(NO_FLOAT)
 
-    __int__ = __index__ = __float__  # type: ignore[assignment]
+    __int__ = __index__ = __float__
 
     # -- operators ------------------------------------------------------------------------------------------------
     def __neg__(self) -> Taylor:
@@ -173,22 +177,22 @@ class Taylor:
         return cast(Taylor, RULES["abs"](self))
 
     def __lt__(self, other: Any) -> Tensor:
-        return self.value < value_of(other)
+        return _compare(operator.lt, self, other)
 
     def __le__(self, other: Any) -> Tensor:
-        return self.value <= value_of(other)
+        return _compare(operator.le, self, other)
 
     def __gt__(self, other: Any) -> Tensor:
-        return self.value > value_of(other)
+        return _compare(operator.gt, self, other)
 
     def __ge__(self, other: Any) -> Tensor:
-        return self.value >= value_of(other)
+        return _compare(operator.ge, self, other)
 
     def __eq__(self, other: object) -> Tensor:  # type: ignore[override]
-        return self.value == value_of(other)
+        return _compare(operator.eq, self, other)
 
     def __ne__(self, other: object) -> Tensor:  # type: ignore[override]
-        return self.value != value_of(other)
+        return _compare(operator.ne, self, other)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -220,6 +224,11 @@ class Taylor:
 
 
 Number = Tensor | Taylor
+
+
+def _compare(compare: Callable[[Any, Any], Any], a: Taylor, b: Any) -> Tensor:
+    truth: Tensor = compare(a.value, value_of(b))
+    return truth
 
 
 def value_of(x: Any) -> Any:

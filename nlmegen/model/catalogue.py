@@ -131,6 +131,6 @@ def _only_page(module: object, path: Path) -> Model:
             f"{': ' + ', '.join(c.__name__ for c in found) if found else ''}; keep one page in a file",
             page=path.name,
         )
-    model = found[0]()
-    model._name = path.stem
+    model: Model = found[0]()
+    object.__setattr__(model, "_name", path.stem)
     return model

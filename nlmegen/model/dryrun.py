@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError, ModelError, nearest
-from ..maths.taylor import Taylor
+from ..maths.taylor import NO_FLOAT, NO_TRUTH, Taylor
 from .declare import page_file
 from .named import Named, tensor_of
 
@@ -52,7 +52,9 @@ def dry_run(problem: Problem) -> set[str]:
     _check_parameters(small, p)
     # A covariate that varies gives parameters by segment to the structure, by observation time to `observe`.
     segments = Named("cov", small.cov_segment, small.covariate_hints)
-    p_segment = small.model.individual(Named("theta", theta), Named("eta", etas), segments) if small.varies else p
+    p_segment = (
+        small.model.individual(Named("theta", theta), Named("eta", etas), segments) if small.varies else p
+    )
     a = small.structure.solve(
         Named("p", {k: tensor_of(p_segment[k]) for k in small.structure.parameters}), small.schedule
     )
@@ -87,17 +89,11 @@ def translate(error: Exception, problem: Problem, method: str) -> ModelError:
     if isinstance(error, ModelError):
         message = text
     elif "Boolean value of Tensor" in text:
-        message = (
-            "a Python `if`, `and`, `or` or `while` needs one truth value, and a quantity holds one per subject and "
-            "time; use torch.where(condition, a, b)"
-        )
+        message = NO_TRUTH
     elif (
         "converted to Python scalar" in text or "only one element tensors" in text or "only length-1" in text
     ):
-        message = (
-            "a quantity holds one number per subject and time and cannot become a Python float; "
-            "use torch.exp, torch.log, torch.sqrt, ... in place of math.exp, math.log, math.sqrt, ..."
-        )
+        message = NO_FLOAT
     else:
         message = f"{method} fails: {type(error).__name__}: {text}"
     return ModelError(

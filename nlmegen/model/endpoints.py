@@ -41,12 +41,8 @@ class Endpoint(ABC):
     def __post_init__(self) -> None:
         for name, start in self.start.items():
             kind = type(self).__name__
-            if (
-                isinstance(start, bool)
-                or not isinstance(start, (int, float))
-                or not math.isfinite(start)
-                or start <= 0
-            ):
+            number: object = start
+            if not isinstance(number, (int, float)) or not math.isfinite(number) or number <= 0:
                 raise ModelError(
                     f"{kind}({name}={start!r}): a residual standard deviation must be a positive number; "
                     "give a rough guess of its size"

@@ -156,15 +156,18 @@ class Model(nn.Module):
             layout.check_names(omega, layout.eta_names, "random effect")
             scale = torch.ones(len(layout.eta_names), dtype=torch.float64)
             for name, variance in omega.items():
+                if not float(variance) > 0:
+                    raise ModelError(f"with_values: the variance of {name} must be positive, got {variance}")
                 k = layout.eta_names.index(name)
                 scale[k] = (float(variance) / matrix[k, k]).sqrt()
             matrix = matrix * scale[:, None] * scale
         elif omega is not None:
             matrix = torch.as_tensor(omega, dtype=torch.float64)
-        for k, v in now.theta.items():
-            thetas.setdefault(k, float(v))
-        for k, v in now.sigma.items():
-            sigmas.setdefault(k, float(v))
+            q = len(layout.eta_names)
+            if matrix.shape != (q, q) or not bool(torch.linalg.cholesky_ex(matrix)[1] == 0):
+                raise ModelError(f"with_values: omega must be a positive definite {q} x {q} matrix")
+        thetas = {k: float(v) for k, v in now.theta.items()} | thetas
+        sigmas = {k: float(v) for k, v in now.sigma.items()} | sigmas
         free = layout.pack(thetas, matrix, sigmas)
         if not bool(torch.isfinite(free).all()):
             bad = layout.names[int((~torch.isfinite(free)).nonzero()[0])]

@@ -204,10 +204,12 @@ class Layout:
 
     def start(self) -> Tensor:
         """The page's declared values as one vector `[P]`."""
-        blocks = [b.matrix() for b in self.omegas.values()]
+        omega = torch.zeros(0, 0, dtype=torch.float64)
+        for block in self.omegas.values():
+            omega = torch.block_diag(omega, block.matrix())  # type: ignore[no-untyped-call]
         return self.pack(
             {k: t.start for k, t in self.thetas.items()},
-            torch.block_diag(*blocks) if blocks else torch.zeros(0, 0, dtype=torch.float64),
+            omega,
             {f"{k}.{s}": x for k, e in self.endpoints.items() for s, x in e.start.items()},
         )
 

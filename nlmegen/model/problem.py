@@ -316,7 +316,7 @@ class Problem:
     def log_prior(self, eta: Tensor, values: Values) -> Tensor:
         """log N(eta; 0, Omega) `[*draw, subject]`."""
         factor = values.factor.unsqueeze(-3) if values.factor.ndim > 2 else values.factor
-        white = torch.linalg.solve_triangular(factor, eta.unsqueeze(-1), upper=False).squeeze(-1)
+        white: Tensor = torch.linalg.solve_triangular(factor, eta.unsqueeze(-1), upper=False).squeeze(-1)
         log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return -0.5 * (white**2).sum(-1) - log_det - 0.5 * self.q * LOG_2PI
 

@@ -17,16 +17,15 @@ Nothing is detached: reverse mode passes through the weights, the rates and the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from nlmegen.maths.taylor import Number, Taylor, lift
+from nlmegen.maths.taylor import Number, Taylor, lift, value_of
 
 
-@dataclass(frozen=True)
-class Term:
+class Term(NamedTuple):
     """One weighted function c F(r_1, ..., r_R).
 
     Attributes:
@@ -60,21 +59,25 @@ def accumulate(terms: Sequence[Term]) -> Number:
         >>> accumulate([Term(None, (k,), [torch.exp(-k * t)])]).shape
         torch.Size([1, 2])
     """
-    order = order_of(*(x for term in terms for x in (term.weight, *term.rates)))
+    order = max(order_of(term.weight, *term.rates) for term in terms)
     value: Tensor | None = None
-    jac: Tensor | None = None
-    hess: Tensor | None = None
     for term in terms:
-        value = _plus(value, _value(term.weight), term.partials[0])
-        if order:
-            jac, hess = _derivatives(term, value.ndim, order, jac, hess)
+        c, f = value_of(term.weight), term.partials[0]
+        if value is None:
+            value = f if c is None else c * f
+        else:
+            value = value + f if c is None else torch.addcmul(value, c, f)
     assert value is not None
-    if jac is None:
+    if order == 0:
         return value
-    return lift_parts(value, jac, hess, order)
+    jac, hess = _Sum(value.shape), _Sum(value.shape)
+    for term in terms:
+        _derivatives(term, value.ndim, order, jac, hess)
+    assert jac.total is not None
+    return trim(value, jac.total, hess.total, order)
 
 
-def lift_parts(value: Tensor, jac: Tensor, hess: Tensor | None, order: int) -> Taylor:
+def trim(value: Tensor, jac: Tensor, hess: Tensor | None, order: int) -> Taylor:
     """A Taylor number whose derivative parts have as many axes behind the directions as the value."""
     if jac.ndim < value.ndim + 1:
         jac = jac.reshape(jac.shape[:1] + (1,) * (value.ndim + 1 - jac.ndim) + jac.shape[1:])
@@ -83,57 +86,60 @@ def lift_parts(value: Tensor, jac: Tensor, hess: Tensor | None, order: int) -> T
     return Taylor(value, jac, hess, order)
 
 
-def _derivatives(
-    term: Term, ndim: int, order: int, jac: Tensor | None, hess: Tensor | None
-) -> tuple[Tensor | None, Tensor | None]:
+class _Sum:
+    """A running sum of products, added to in place once it has its full shape.
+
+    In place because at this size a new array costs more than the arithmetic; the sum is read by nothing else, and reverse
+    mode keeps the factors only, so it passes.
+    """
+
+    def __init__(self, shape: torch.Size) -> None:
+        self.shape = shape
+        self.total: Tensor | None = None
+
+    def add(self, a: Tensor, b: Tensor) -> None:
+        if self.total is None:
+            self.total = a * b
+        elif self.total.shape[-len(self.shape) :] == self.shape:
+            self.total.addcmul_(a, b)
+        else:
+            self.total = torch.addcmul(self.total, a, b)
+
+
+def _derivatives(term: Term, ndim: int, order: int, jac: _Sum, hess: _Sum) -> None:
     """Add the term's first and second derivatives to the running sums."""
     partials, count = term.partials, len(term.rates)
     weight = lift(term.weight, ndim) if isinstance(term.weight, Taylor) else term.weight
-    c = _value(weight)
-    c_jac = weight.jac if isinstance(weight, Taylor) else None
+    c, c_jac = weight, None
     if isinstance(weight, Taylor):
-        jac = _plus(jac, weight.jac, partials[0])
+        c, c_jac = weight.value, weight.jac
+        jac.add(c_jac, partials[0])
         if weight.hess is not None:
-            hess = _plus(hess, weight.hess, partials[0])
+            hess.add(weight.hess, partials[0])
     rates = [lift(r, ndim) if isinstance(r, Taylor) else None for r in term.rates]
-    scaled = [None if r is None else r.jac if c is None else c * r.jac for r in rates]
-    for a, (r, s) in enumerate(zip(rates, scaled, strict=True)):
-        if r is None or s is None:
+    for a, r in enumerate(rates):
+        if r is None:
             continue
-        jac = _plus(jac, s, partials[1 + a])
+        slope = r.jac if c is None else c * r.jac
+        jac.add(slope, partials[1 + a])
         if order == 1:
             continue
-        first = None if r.hess is None else r.hess if c is None else c * r.hess
+        bend = r.hess if c is None or r.hess is None else c * r.hess
         if c_jac is not None:
             cross = c_jac.unsqueeze(1) * r.jac
-            cross = cross + cross.transpose(0, 1)
-            first = cross if first is None else first + cross
-        if first is not None:
-            hess = _plus(hess, first, partials[1 + a])
+            bend = cross + cross.transpose(0, 1) if bend is None else bend + cross + cross.transpose(0, 1)
+        if bend is not None:
+            hess.add(bend, partials[1 + a])
         for b in range(a, count):
             other = rates[b]
-            if other is None:
-                continue
-            pair = s.unsqueeze(1) * other.jac
-            if b != a:
-                pair = pair + pair.transpose(0, 1)
-            hess = _plus(hess, pair, partials[_place(a, b, count)])
-    return jac, hess
+            if other is not None:
+                pair = slope.unsqueeze(1) * other.jac
+                hess.add(pair if a == b else pair + pair.transpose(0, 1), partials[_place(a, b, count)])
 
 
 def _place(a: int, b: int, count: int) -> int:
     """Where d2F/dr_a dr_b (a <= b) stands among the partials of a function of `count` rates."""
     return 1 + count + a * count - a * (a - 1) // 2 + b - a
-
-
-def _value(x: Number | None) -> Tensor | None:
-    return x.value if isinstance(x, Taylor) else x
-
-
-def _plus(total: Tensor | None, a: Tensor | None, b: Tensor) -> Tensor:
-    if a is None:
-        return b if total is None else total + b
-    return a * b if total is None else torch.addcmul(total, a, b)
 
 
 def stack(numbers: Sequence[Number]) -> Number:

@@ -143,8 +143,8 @@ def _parameters(values: list[Any]) -> list[Number]:
     least = cast(Tensor, value_of(numbers[0]))
     for x in numbers[1:]:
         least = torch.minimum(least, value_of(x))
-    legal = least > 0
-    if bool(legal.all()):
+    if bool((least > 0).all()):
         return numbers
+    legal = least > 0
     nan = torch.full((), torch.nan, dtype=least.dtype, device=least.device)
     return [cast(Number, torch.where(legal, x, nan)) for x in numbers]  # type: ignore[arg-type]

@@ -18,6 +18,7 @@ the value followed by the derivatives in the rates up to `order` (0, 1 or 2), as
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -28,7 +29,8 @@ NEAR = 0.05
 _TERMS = 11
 _COEFFICIENTS = [1 / math.factorial(2 * j + 1) for j in range(_TERMS)]
 # 1 / (k! (k + 3)), the coefficients of the series of d2/dx2 of (1 - exp(-x)) / x
-_SECOND = [(-1) ** k / (math.factorial(k) * (k + 3)) for k in range(17)]
+_SECOND = [(-1) ** k / (math.factorial(k) * (k + 3)) for k in range(12)]
+_SMALL = 0.25
 
 
 def decay(rate: Tensor, time: Tensor, order: int = 0) -> list[Tensor]:
@@ -57,7 +59,7 @@ def phi(x: Tensor, order: int = 0) -> list[Tensor]:
         >>> phi(torch.tensor(0.0, dtype=torch.float64), 2)
         [tensor(1., dtype=torch.float64), tensor(-0.5000, dtype=torch.float64), tensor(0.3333, dtype=torch.float64)]
     """
-    small = x.abs() < 1
+    small = x.abs() < _SMALL
     # either branch sees an argument at which it is finite, so that no NaN flows back through the unused one
     y = torch.where(small, 1.0, x)
     z = torch.where(small, x, 0.0)
@@ -88,7 +90,9 @@ def decay_integral(rate: Tensor, time: Tensor, order: int = 0) -> list[Tensor]:
     return out
 
 
-def bateman(a: Tensor, b: Tensor, time: Tensor, order: int = 0) -> list[Tensor]:
+def bateman(
+    a: Tensor, b: Tensor, time: Tensor, at_a: Sequence[Tensor], at_b: Sequence[Tensor], order: int = 0
+) -> list[Tensor]:
     """B = (exp(-a t) - exp(-b t)) / (b - a), t exp(-a t) at a = b, and its derivatives in a and b.
 
     Where the rates are well apart the quotient is differentiated as it stands:
@@ -96,12 +100,17 @@ def bateman(a: Tensor, b: Tensor, time: Tensor, order: int = 0) -> list[Tensor]:
         B_a = (P'(a) + B) / (b - a)     B_aa = (P''(a) + 2 B_a) / (b - a)     B_ab = (B_b - B_a) / (b - a)
 
     Bateman, Proc. Camb. Phil. Soc. 15 (1910) 423.
+
+    Args:
+        a, b: the rates, `[*axes, subject, 1 or time]`.
+        time: t, `[subject, time]`.
+        at_a, at_b: the decays at these rates, with derivatives to the same order.
+        order: how many derivatives.
     """
     gap = b - a
-    near = gap.abs() < NEAR * b.abs()
-    some = bool(near.any())
-    inverse = 1 / (torch.where(near, 1.0, gap) if some else gap)
-    at_a, at_b = decay(a, time, order), decay(b, time, order)
+    share = (gap / b).abs()
+    apart = share.numel() > 0 and float(share.amin()) >= NEAR
+    inverse = 1 / (gap if apart else torch.where(share < NEAR, 1.0, gap))
     out = [(at_a[0] - at_b[0]) * inverse]
     if order > 0:
         out.append((at_a[1] + out[0]) * inverse)
@@ -110,18 +119,18 @@ def bateman(a: Tensor, b: Tensor, time: Tensor, order: int = 0) -> list[Tensor]:
         out.append(torch.add(at_a[2], out[1], alpha=2) * inverse)
         out.append((out[2] - out[1]) * inverse)
         out.append(torch.add(at_b[2], out[2], alpha=2) * -inverse)
-    return _mend(out, near, a, b, time) if some else out
+    return out if apart else _mend(out, share < NEAR, a, b, time)
 
 
 def _mend(out: list[Tensor], near: Tensor, a: Tensor, b: Tensor, time: Tensor) -> list[Tensor]:
     """Replace the entries where `near` by those of the series, computed for these entries alone."""
     shape = out[0].shape
     where = near.expand(shape)
-    series = _near(a.expand(shape)[where], b.expand(shape)[where], time.expand(shape)[where], len(out))
+    series = _series(a.expand(shape)[where], b.expand(shape)[where], time.expand(shape)[where], len(out))
     return [old.index_put((where,), new) for old, new in zip(out, series, strict=True)]
 
 
-def _near(a: Tensor, b: Tensor, time: Tensor, count: int) -> list[Tensor]:
+def _series(a: Tensor, b: Tensor, time: Tensor, count: int) -> list[Tensor]:
     """B around the mean rate m, with half the difference h: t exp(-m t) S(h2 t2), S(z) = sinh(sqrt z) / sqrt z."""
     h = 0.5 * (b - a)
     x = h * time
@@ -146,13 +155,18 @@ def _near(a: Tensor, b: Tensor, time: Tensor, count: int) -> list[Tensor]:
     return [*out, 0.25 * (mm - 2 * mh + hh), 0.25 * (mm - hh), 0.25 * (mm + 2 * mh + hh)]
 
 
-def bateman_integral(a: Tensor, b: Tensor, time: Tensor, order: int = 0) -> list[Tensor]:
+def bateman_integral(b: Tensor, integral: Sequence[Tensor], quotient: Sequence[Tensor], order: int = 0) -> list[Tensor]:
     """J = (I(a) - B(a, b)) / b and its derivatives in a and b.
 
     From B' = P(a) - b B. At small b t the difference keeps its digits on the scale of t, which is the scale of what an
     infusion has brought: the amount that has not yet left the first compartment.
+
+    Args:
+        b: the rate `[*axes, subject, 1 or time]`.
+        integral: the decay integral at a, with derivatives to the same order.
+        quotient: B, with derivatives to the same order.
+        order: how many derivatives.
     """
-    integral, quotient = decay_integral(a, time, order), bateman(a, b, time, order)
     inverse = 1 / b
     out = [(integral[0] - quotient[0]) * inverse]
     if order > 0:

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from nlmegen.maths.taylor import Number, Taylor, lift, value_of
-from nlmegen.structure.chain import lift_parts, order_of
+from nlmegen.structure.chain import order_of, trim
 
 
 def scalar_recurrence(m: Number, g: Number | None, first: Tensor) -> Number:
@@ -147,7 +147,7 @@ def _differentiate(m: Number, g: Number | None, x: Tensor, solver: _Solver) -> N
         forcing = _add(forcing, cross + cross.transpose(0, 1))
     if forcing is None:
         return Taylor(x, jac, None, 2)
-    return lift_parts(x, jac, solver.solve(forcing.expand((q, q) + past.shape)), 2)
+    return trim(x, jac, solver.solve(forcing.expand((q, q) + past.shape)), 2)
 
 
 def _parts(x: Number | None, ndim: int) -> tuple[Tensor | None, Tensor | None]:

@@ -25,64 +25,77 @@ from nlmegen.structure.recurrence import matrix_recurrence, scalar_recurrence
 from nlmegen.structure.schedule import Schedule
 from nlmegen.structure.spectrum import Disposition
 
-Partials = list[Tensor]
-
-
 class _Courses:
     """Time courses of all modes at given times, each computed when first asked for.
 
     Args:
-        rates: the modes' rates along a leading axis.
+        rates: the modes' rates, along a leading axis when there are several.
+        several: whether there are.
         absorption: the absorption rate constant, or None.
         time: times `[subject, time]`.
     """
 
-    def __init__(self, rates: Number, absorption: Number | None, time: Tensor) -> None:
-        self.stacked, self.absorption, self.time = rates, absorption, time
-        self.rates = unbind(rates)
+    def __init__(self, rates: Number, several: bool, absorption: Number | None, time: Tensor) -> None:
+        self.stacked, self.several, self.absorption, self.time = rates, several, absorption, time
+        self.rates = unbind(rates) if several else [rates]
 
-    def _modes(self, parts: Partials) -> list[tuple[Tensor, ...]]:
+        self.order = order_of(rates, absorption)
+
+    def _modes(self, parts: Sequence[Tensor]) -> Sequence[Sequence[Tensor]]:
+        if not self.several:
+            return [parts]
         return list(zip(*(part.unbind(0) for part in parts), strict=True))
 
-    def _single(self, course: Callable[[Tensor, Tensor, int], Partials]) -> list[tuple[Tensor, ...]]:
-        return self._modes(course(value_of(self.stacked), self.time, order_of(self.stacked)))
-
-    def _pair(self, course: Callable[[Tensor, Tensor, Tensor, int], Partials]) -> list[tuple[Tensor, ...]]:
-        order = order_of(self.stacked, self.absorption)
-        return self._modes(course(value_of(self.stacked), value_of(self.absorption), self.time, order))
+    @cached_property
+    def _decay(self) -> list[Tensor]:
+        return divided.decay(value_of(self.stacked), self.time, self.order)
 
     @cached_property
-    def decay(self) -> list[tuple[Tensor, ...]]:
-        return self._single(divided.decay)
+    def _integral(self) -> list[Tensor]:
+        return divided.decay_integral(value_of(self.stacked), self.time, self.order)
 
     @cached_property
-    def decay_integral(self) -> list[tuple[Tensor, ...]]:
-        return self._single(divided.decay_integral)
+    def _bateman(self) -> list[Tensor]:
+        a, b = value_of(self.stacked), value_of(self.absorption)
+        return divided.bateman(a, b, self.time, self._decay, self._emptying, self.order)
 
     @cached_property
-    def bateman(self) -> list[tuple[Tensor, ...]]:
-        return self._pair(divided.bateman)
+    def _emptying(self) -> list[Tensor]:
+        return divided.decay(value_of(self.absorption), self.time, self.order)
 
     @cached_property
-    def bateman_integral(self) -> list[tuple[Tensor, ...]]:
-        return self._pair(divided.bateman_integral)
+    def decay(self) -> Sequence[Sequence[Tensor]]:
+        return self._modes(self._decay)
+
+    @cached_property
+    def decay_integral(self) -> Sequence[Sequence[Tensor]]:
+        return self._modes(self._integral)
+
+    @cached_property
+    def bateman(self) -> Sequence[Sequence[Tensor]]:
+        return self._modes(self._bateman)
+
+    @cached_property
+    def bateman_integral(self) -> Sequence[Sequence[Tensor]]:
+        b = value_of(self.absorption)
+        return self._modes(divided.bateman_integral(b, self._integral, self._bateman, self.order))
 
     def depot(self, amount: Number | None, rate: Number | None) -> list[Term]:
         """The depot itself, from its amount and the rate of an infusion into it."""
         assert self.absorption is not None
-        ka, order = value_of(self.absorption), order_of(self.absorption)
         terms = []
         if amount is not None:
-            terms.append(Term(amount, (self.absorption,), divided.decay(ka, self.time, order)))
+            terms.append(Term(amount, (self.absorption,), self._emptying))
         if rate is not None:
-            terms.append(Term(rate, (self.absorption,), divided.decay_integral(ka, self.time, order)))
+            parts = divided.decay_integral(value_of(self.absorption), self.time, self.order)
+            terms.append(Term(rate, (self.absorption,), parts))
         return terms
 
-    def single(self, weights: Sequence[Number | None], parts: list[tuple[Tensor, ...]]) -> list[Term]:
+    def single(self, weights: Sequence[Number | None], parts: Sequence[Sequence[Tensor]]) -> list[Term]:
         """One term a mode, for courses of one rate."""
         return [Term(w, (r,), f) for w, r, f in zip(weights, self.rates, parts, strict=True)]
 
-    def pair(self, weights: Sequence[Number], parts: list[tuple[Tensor, ...]]) -> list[Term]:
+    def pair(self, weights: Sequence[Number], parts: Sequence[Sequence[Tensor]]) -> list[Term]:
         """One term a mode, for courses of a mode's rate and the absorption's."""
         assert self.absorption is not None
         return [Term(w, (r, self.absorption), f) for w, r, f in zip(weights, self.rates, parts, strict=True)]
@@ -128,7 +141,7 @@ class Solution(Mapping[str, Number]):
     @cached_property
     def _observed(self) -> _Courses:
         ka = None if self.absorption is None else self._observe(self.absorption)
-        return _Courses(self._observe(self.disposition.stacked), ka, self.schedule.elapsed)
+        return _Courses(self._observe(self.disposition.rates), self.disposition.n > 1, ka, self.schedule.elapsed)
 
     def _depot_terms(self) -> list[Term]:
         amount = self._depot
@@ -187,7 +200,7 @@ class Solution(Mapping[str, Number]):
     def _carried(self) -> _Courses:
         count = self.schedule.spans.shape[-1]
         ka = None if self.absorption is None else last(self.absorption, count)
-        return _Courses(last(self.disposition.stacked, count), ka, self.schedule.spans)
+        return _Courses(last(self.disposition.rates, count), self.disposition.n > 1, ka, self.schedule.spans)
 
     def _before(self, x: Number) -> Number:
         """Values in the segments that end at an event, 0 where the event empties the system."""

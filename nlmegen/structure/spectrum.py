@@ -56,15 +56,10 @@ class Disposition:
         self.micro = unbind(cast(Number, stack(numerators) / stack(denominators)))
 
     @cached_property
-    def rates(self) -> list[Number]:
-        """lambda_1, ..., lambda_n, the largest first."""
-        return [self.micro[0]] if self.n == 1 else unbind(self.stacked)
-
-    @cached_property
-    def stacked(self) -> Number:
-        """The rates along a leading axis `[mode, *draw, subject, 1 or event]`."""
+    def rates(self) -> Number:
+        """lambda_1, ..., lambda_n, the largest first, `[mode, *draw, subject, 1 or event]`; no mode axis for n = 1."""
         if self.n == 1:
-            return stack(self.micro)
+            return self.micro[0]
         values = [cast(Tensor, value_of(k)) for k in self.micro]
         coefficients = self._coefficients()
         if self.n == 2:
@@ -89,10 +84,10 @@ class Disposition:
     def _shape(self) -> Number:
         """prod_{l != m} (lambda_l - lambda_m), stacked."""
         if self.n == 2:
-            first, second = self.rates
+            first, second = unbind(self.rates)
             gap = second - first
             return stack([gap, -gap])
-        first, second, third = self.rates
+        first, second, third = unbind(self.rates)
         ab, bc, ca = second - first, third - second, first - third
         return stack([-(ab * ca), -(bc * ab), -(ca * bc)])
 
@@ -117,9 +112,9 @@ class Disposition:
         """The diagonal of -lambda - A for each mode, stacked: outflow rates less the mode's rate."""
         if self.n == 2:
             k10, k12, k21 = self.micro
-            return [k10 + k12 - self.stacked, k21 - self.stacked]
+            return [k10 + k12 - self.rates, k21 - self.rates]
         k10, k12, k21, k13, k31 = self.micro
-        return [k10 + k12 + k13 - self.stacked, k21 - self.stacked, k31 - self.stacked]
+        return [k10 + k12 + k13 - self.rates, k21 - self.rates, k31 - self.rates]
 
     def _adjugate(self, to: int, of: int) -> Number:
         d = self._diagonal

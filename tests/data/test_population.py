@@ -210,7 +210,13 @@ def test_evid_is_derived_from_amount_and_mdv() -> None:
 
 def test_columns_of_a_fit_and_text_are_no_covariates() -> None:
     extra = dict(
-        pred=[None, 1.0], cwres=[None, 0.1], site=["A", "B"], note=[None, None], smoker=[True, False]
+        pred=[None, 1.0],
+        cwres=[None, 0.1],
+        eta_cl=[0.1, 0.1],
+        true_v=[8.0, 8.0],
+        site=["A", "B"],
+        note=[None, None],
+        smoker=[True, False],
     )
     table = frame([dict(amt=1, evid=1), dict(time=1)]).assign(**extra)
     population = Population.from_table(table)
