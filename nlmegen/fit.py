@@ -1,0 +1,391 @@
+"""One verb, `fit(model, data, method)`, and one result, `Fit`, whatever the method."""
+
+from __future__ import annotations
+
+import html
+import math
+import time
+from functools import cached_property
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from .data.population import Population
+from .errors import DataError, FitError, ModelError, Status
+from .inference.elbo import ELBO
+from .inference.estimate import Estimate, Method, Report
+from .inference.marginal import StudentLaplace, importance, quadrature
+from .inference.posterior import Posterior
+from .inference.uncertainty import Uncertainty, uncertainty
+from .model.page import Model
+from .model.parameters import Values
+from .model.problem import Problem
+
+
+def fit(
+    model: Model | type[Model], data: Population, method: Method | None = None, progress: Report | None = None
+) -> Fit:
+    """Fit a page to data.
+
+    The marginal likelihood prod_i of integral p(y_i | eta) p(eta | Omega) d eta is maximised over theta, Omega and
+    sigma; the methods differ in how they approximate the integral.
+
+    Args:
+        model: a page, or its class; it is not changed. Its present values are the start.
+        data: the population.
+        method: an object of settings, `ELBO()` (the default) or `FOCEI()`.
+        progress: called with a `Progress` now and then; nothing is printed without it.
+
+    Returns:
+        A `Fit`; Ctrl-C during the estimation returns the best so far with `converged` False.
+
+    Raises:
+        ModelError: the page cannot be used (its line and the remedy are named).
+        DataError: the data do not fit the page.
+        FitError: the estimation could not start, or gave nothing usable.
+
+    Example:
+        >>> import nlmegen as nl
+        >>> result = nl.fit(nl.load_model("theophylline"), nl.load_data("theophylline"), nl.FOCEI())
+        >>> round(result.ofv, 2)
+        104.32
+    """
+    if isinstance(model, type) and issubclass(model, Model):
+        model = model()
+    if not isinstance(model, Model):
+        raise ModelError(f"fit needs a model (a page or nl.load_model(name)), got {type(model).__name__}")
+    if not isinstance(data, Population):
+        raise DataError(f"fit needs a Population (nl.load_data, nl.read_nonmem), got {type(data).__name__}")
+    method = ELBO() if method is None else method
+    if isinstance(method, type) or not hasattr(method, "estimate"):
+        raise FitError(f"fit needs a method object such as nl.FOCEI() or nl.ELBO(), got {method!r}")
+    begin = time.perf_counter()
+    problem = Problem(model, data)
+    if problem.n_observations == 0:
+        raise DataError("the data hold no observation (EVID 0 and MDV 0), so there is nothing to fit")
+    problem.check(problem.values(problem.start))
+    estimate = method.estimate(problem, progress)
+    fitted = model.with_free(problem.full(estimate.free))
+    return Fit(fitted, data, method, estimate, time.perf_counter() - begin)
+
+
+class Fit:
+    """The result of `fit`.
+
+    Attributes:
+        model: the page at its estimates (a copy); population: the data; settings: the method object; method: its name.
+        estimate: what the method returned, in full.
+        seconds: wall time of the estimation.
+        ofv, log_likelihood, ofv_source, ofv_se: objective function, complete log-likelihood, how it was computed, and
+            its Monte Carlo standard error (None where there is none).
+        converged, reason, iterations, notes: how it stopped.
+        ebe, eta_mean, eta_cov, eta_sd, status: by subject, `[subject, q]` (`[subject, q, q]`, `[subject]`).
+        encoder, bounds, history: of a variational fit the encoder and the ladder of bounds; the course of the fit.
+    """
+
+    def __init__(
+        self, model: Model, population: Population, settings: Method, estimate: Estimate, seconds: float
+    ) -> None:
+        self.model, self.population, self.settings = model, population, settings
+        self.method, self.estimate, self.seconds = settings.name, estimate, seconds
+        self.ofv, self.log_likelihood = estimate.ofv, estimate.log_likelihood
+        self.ofv_source, self.ofv_se = estimate.ofv_source, estimate.ofv_se
+        self.converged, self.reason, self.iterations = (
+            estimate.converged,
+            estimate.reason,
+            estimate.iterations,
+        )
+        self.notes = list(estimate.notes)
+        self.ebe, self.status = estimate.ebe, estimate.status
+        self.eta_mean, self.eta_cov = estimate.eta_mean, estimate.eta_cov
+        self.encoder, self.bounds, self.history = estimate.encoder, estimate.bounds, estimate.history
+
+    @cached_property
+    def problem(self) -> Problem:
+        """The fitted model bound to its data."""
+        return Problem(self.model, self.population)
+
+    @property
+    def values(self) -> Values:
+        """Estimates as a page takes them."""
+        return self.model.values
+
+    @property
+    def eta_sd(self) -> Tensor:
+        """Posterior standard deviations of eta `[subject, q]`."""
+        return self.eta_cov.diagonal(dim1=-2, dim2=-1).sqrt()
+
+    @cached_property
+    def uncertainty(self) -> Uncertainty | None:
+        """Standard errors, intervals and correlations of the free parameters, None when there are none."""
+        if self.estimate.covariance is None or not self.problem.P:
+            return None
+        return uncertainty(self.problem, self.estimate.free, self.estimate.covariance)
+
+    @cached_property
+    def parameters(self) -> pd.DataFrame:
+        """One row a parameter: kind, estimate, se, rse, ci_lower, ci_upper, unit, fixed.
+
+        Omega rows are variances and covariances, sigma rows standard deviations; `rse` is a fraction; intervals are
+        95 %. Fixed parameters have no standard error.
+        """
+        layout, values, spread = self.model.layout, self.values, self.uncertainty
+        omega = values.omega
+        estimates = [(k, "theta", float(v), layout.thetas[k].unit) for k, v in values.theta.items()]
+        for name, (i, j) in zip(layout.omega_names, layout.positions, strict=True):
+            estimates.append((name, "omega", float(omega[i, j]), ""))
+        estimates += [(k, "sigma", float(v), "") for k, v in values.sigma.items()]
+        rows = []
+        for name, kind, estimate, unit in estimates:
+            at = self.problem.names.index(name) if name in self.problem.names else None
+            row = {"name": name, "kind": kind, "estimate": estimate}
+            for column in ("se", "rse", "ci_lower", "ci_upper"):
+                known = spread is not None and at is not None
+                row[column] = float(getattr(spread, column)[at]) if known else math.nan
+            rows.append(row | {"unit": unit, "fixed": at is None})
+        return pd.DataFrame(rows).set_index("name")
+
+    @property
+    def omega_se(self) -> Tensor:
+        """Standard errors of the entries of Omega `[q, q]`, NaN where there are none."""
+        q, layout = self.problem.q, self.model.layout
+        se = torch.full((q, q), math.nan, dtype=torch.float64)
+        for name, (i, j) in zip(layout.omega_names, layout.positions, strict=True):
+            se[i, j] = se[j, i] = float(self.parameters["se"][name])
+        return se
+
+    @property
+    def condition_number(self) -> float:
+        """Of the correlation matrix of the estimates; NaN without standard errors."""
+        return math.nan if self.uncertainty is None else self.uncertainty.condition_number
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of estimated parameters."""
+        return self.problem.P
+
+    @property
+    def aic(self) -> float:
+        """-2 log L + 2 p, from the complete likelihood."""
+        return -2 * self.log_likelihood + 2 * self.n_parameters
+
+    @property
+    def bic(self) -> float:
+        """-2 log L + p log n_obs, from the complete likelihood."""
+        return -2 * self.log_likelihood + self.n_parameters * math.log(self.problem.n_observations)
+
+    @property
+    def shrinkage_eta(self) -> dict[str, float]:
+        """1 - sd(EBE) / omega_sd for each random effect, over the subjects with observations."""
+        seen = self.population.mask.any(-1)
+        sd = self.ebe[seen].std(0) if int(seen.sum()) > 1 else torch.full((self.problem.q,), math.nan)
+        omega_sd = self.model.omega.diagonal().sqrt()
+        return {k: float(1 - s / o) for k, s, o in zip(self.model.eta_names, sd, omega_sd, strict=True)}
+
+    def posterior(self, population: Population | None = None, k: int = 1000, seed: int = 0) -> Posterior:
+        """p(eta | y, x) of each subject at these estimates, for patients never seen too; nothing is trained.
+
+        A variational fit answers with its encoder, a classic one with the Laplace approximation at the conditional
+        mode; both are corrected by importance weights and say, by effective sample size and k-hat, how far to trust
+        them.
+
+        Args:
+            population: the patients; the fitted ones when left out.
+            k: draws for each patient.
+            seed: of the draws.
+        """
+        problem = self.problem if population is None else Problem(self.model, population)
+        if self.encoder is not None:
+            return self.encoder.posterior(problem, self.values, k=k, seed=seed)
+        return Posterior.laplace(problem, self.values, k=k, seed=seed)
+
+    def problems(self) -> list[str]:
+        """What deserves attention, in words: why it did not converge, subjects with a Status, notes."""
+        words = [] if self.converged else [f"not converged: {self.reason}"]
+        flags = [Status(int(s)) for s in self.status]
+        for flag in Status:
+            ids = [i for i, s in zip(self.population.ids, flags, strict=True) if flag in s]
+            if ids:
+                shown = ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
+                words.append(f"{flag.describe()} (id {shown})")
+        return words + self.notes
+
+    def summary(self) -> str:
+        """The fit in a few lines of text."""
+        data = f"{self.population.n_subjects} subjects, {self.problem.n_observations} observations"
+        se = "" if self.ofv_se is None else f" (Monte Carlo SE {self.ofv_se:.3g})"
+        stop = "converged" if self.converged else "NOT CONVERGED"
+        head = [
+            f"{self.model.name} by {self.method}: {data}",
+            f"OFV {self.ofv:.4f}{se}, -2LL {-2 * self.log_likelihood:.4f} ({self.ofv_source}); {stop}: {self.reason}; "
+            f"{self.iterations} iterations, {self.seconds:.2f} s",
+        ]
+        if self.bounds:
+            b = self.bounds
+            head.append(
+                f"-2*ELBO {-2 * b['elbo']:.3f} >= -2*IW-ELBO({b['k']}) {-2 * b['iwelbo']:.3f} >= -2LL "
+                f"{-2 * b['importance_log_likelihood']:.3f}; ESS fraction median {b['ess_median']:.2f}, "
+                f"lowest {b['ess_min']:.2f}; k-hat max {b['khat_max']:.2f}"
+            )
+        table = self.parameters.drop(columns=["unit", "fixed"]).to_string(
+            float_format=lambda x: f"{x:.5g}", na_rep=""
+        )
+        shrinkage = ", ".join(f"{k} {100 * v:.0f} %" for k, v in self.shrinkage_eta.items())
+        tail = [f"shrinkage of the EBEs: {shrinkage}"] if shrinkage else []
+        return "\n".join([*head, table, *tail, *(f"note: {w}" for w in self.problems())])
+
+    def __repr__(self) -> str:
+        return self.summary()
+
+    def _repr_html_(self) -> str:
+        lines = self.summary().splitlines()
+        table = self.parameters.to_html(float_format=lambda x: f"{x:.5g}", na_rep="")
+        notes = "".join(f"<li>{html.escape(w)}</li>" for w in self.problems())
+        return f"<p>{html.escape(lines[0])}<br>{html.escape(lines[1])}</p>{table}<ul>{notes}</ul>"
+
+
+QUADRATURE_ETAS = 3
+"""The arbiter is quadrature up to this many random effects, importance sampling beyond."""
+
+REPEATS = 8
+"""Independent repeats of the importance arbiter, from whose scatter the standard errors come."""
+
+
+class Comparison:
+    """Fits side by side, judged by one arbiter.
+
+    Attributes:
+        table: one row a fit: method, page, parameters, its own ofv and how it was computed, the arbiter's `minus2ll`,
+            `delta` from the best, `paired_se` of that delta (common random numbers), aic, bic, seconds, converged.
+        parameters: estimates and standard errors, one column pair a fit.
+        arbiter: "quadrature" or "importance"; detail: its settings in words.
+    """
+
+    def __init__(self, table: pd.DataFrame, parameters: pd.DataFrame, arbiter: str, detail: str) -> None:
+        self.table, self.parameters, self.arbiter, self.detail = table, parameters, arbiter, detail
+
+    def __repr__(self) -> str:
+        def text(frame: pd.DataFrame, digits: int) -> str:
+            return frame.to_string(float_format=lambda x: f"{x:.{digits}g}", na_rep="")
+
+        return (
+            f"-2 log L of each fit's estimates by one arbiter, {self.detail}\n{text(self.table, 8)}\n\n"
+            f"{text(self.parameters, 5)}"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(self.detail)}</p>{self.table.to_html()}{self.parameters.to_html()}"
+
+
+def compare(
+    *fits: Fit,
+    arbiter: str = "auto",
+    nodes: int = 9,
+    k: int = 1000,
+    seed: int = 0,
+    names: list[str] | None = None,
+) -> Comparison:
+    """Compare fits of the same data on one likelihood, whatever each method calls its own objective.
+
+    Args:
+        fits: two or more fits; the pages may differ, the data may not.
+        arbiter: "quadrature" (adaptive Gauss-Hermite), "importance" (Student-t proposals at the conditional modes,
+            the same random numbers for all fits), or "auto": quadrature up to three random effects.
+        nodes: of the quadrature, in each dimension. Its numerical error is estimated by the change from `nodes - 2`.
+        k: draws a subject and repeat of the importance arbiter.
+        seed: of the importance arbiter.
+        names: one label a fit.
+
+    Raises:
+        FitError: fewer than two fits, different data, or endpoints on different scales (LogNormal natural and log).
+
+    Example:
+        >>> compare(first, second).table.loc["focei", "minus2ll"]  # doctest: +SKIP
+        347.12
+    """
+    _check_comparable(fits)
+    if arbiter not in ("auto", "quadrature", "importance"):
+        raise FitError(f"arbiter={arbiter!r}: expected 'auto', 'quadrature' or 'importance'")
+    if arbiter == "auto":
+        arbiter = "quadrature" if max(f.problem.q for f in fits) <= QUADRATURE_ETAS else "importance"
+    labels = names or _labels(fits)
+    if len(labels) != len(fits):
+        raise FitError(f"names: expected {len(fits)} labels, one a fit, got {len(labels)}")
+    if arbiter == "quadrature":
+        judged = [quadrature(f.problem, f.values, n).total for f in fits for n in (nodes, max(nodes - 2, 1))]
+        minus2ll = -2 * torch.tensor(judged, dtype=torch.float64).reshape(len(fits), 2).T
+        detail = f"adaptive quadrature, {nodes} nodes a dimension (paired_se: change of delta from {nodes - 2} nodes)"
+    else:
+        minus2ll = -2 * torch.tensor(
+            [
+                [importance(f.problem, f.values, proposal, k, seed + r).total for f, proposal in judges]
+                for judges in [[(f, StudentLaplace.at_modes(f.problem, f.values)) for f in fits]]
+                for r in range(REPEATS)
+            ],
+            dtype=torch.float64,
+        )
+        detail = f"importance sampling, {REPEATS} x {k} draws a subject, common random numbers"
+    value = minus2ll[0] if arbiter == "quadrature" else minus2ll.mean(0)
+    best = int(value.argmin())
+    delta = minus2ll - minus2ll[:, best : best + 1]
+    paired = (delta[0] - delta[1]).abs() if arbiter == "quadrature" else delta.std(0) / math.sqrt(REPEATS)
+    table = pd.DataFrame(
+        {
+            "method": [f.method for f in fits],
+            "page": [f.model.name for f in fits],
+            "p": [f.n_parameters for f in fits],
+            "ofv": [f.ofv for f in fits],
+            "ofv_source": [f.ofv_source for f in fits],
+            "minus2ll": value.tolist(),
+            "delta": (value - value[best]).tolist(),
+            "paired_se": paired.tolist(),
+            "aic": [float(v) + 2 * f.n_parameters for v, f in zip(value, fits, strict=True)],
+            "bic": [
+                float(v) + f.n_parameters * math.log(f.problem.n_observations)
+                for v, f in zip(value, fits, strict=True)
+            ],
+            "seconds": [f.seconds for f in fits],
+            "converged": [f.converged for f in fits],
+        },
+        index=pd.Index(labels, name="fit"),
+    )
+    columns = {}
+    for label, f in zip(labels, fits, strict=True):
+        columns[label] = f.parameters["estimate"]
+        columns[f"{label} se"] = f.parameters["se"]
+    return Comparison(table, pd.DataFrame(columns), arbiter, detail)
+
+
+def _labels(fits: tuple[Fit, ...]) -> list[str]:
+    """Methods as labels; made unique by the page's name, then by a number."""
+    labels = [f.method for f in fits]
+    if len(set(labels)) < len(labels):
+        labels = [f"{f.model.name}-{f.method}" for f in fits]
+    seen: dict[str, int] = {}
+    for i, label in enumerate(labels):
+        seen[label] = seen.get(label, 0) + 1
+        labels[i] = label if seen[label] == 1 else f"{label}-{seen[label]}"
+    return labels
+
+
+def _check_comparable(fits: tuple[Fit, ...]) -> None:
+    if len(fits) < 2:
+        raise FitError(f"compare needs two fits or more, got {len(fits)}")
+    first = fits[0]
+    for other in fits[1:]:
+        if other.population.sha256 != first.population.sha256:
+            raise FitError(
+                f"the fits are of different data ({first.population.n_subjects} subjects, "
+                f"{first.problem.n_observations} observations; {other.population.n_subjects} and "
+                f"{other.problem.n_observations}), so their likelihoods cannot be compared; refit one of them"
+            )
+        scales = [
+            sorted((k, getattr(e, "dv", "natural")) for k, e in f.model.layout.endpoints.items())
+            for f in (first, other)
+        ]
+        if [s for _, s in scales[0]] != [s for _, s in scales[1]]:
+            raise FitError(
+                "the fits are on different scales (LogNormal with dv='natural' and dv='log'), so their likelihoods "
+                "cannot be compared; use the same dv in both pages"
+            )

@@ -1,0 +1,1 @@
+"""Estimators, each an object handed to `fit`, all over one `Problem`."""

@@ -1,0 +1,128 @@
+"""The variational method: an encoder and the population parameters from one object of settings.
+
+    import nlmegen as nl
+    fit = nl.fit(model, data, nl.ELBO(seed=1))
+
+Objective "iwml" (the default) ends at the maximum likelihood: importance-weighted, on draws of the encoder (see `iwml`).
+Objective "elbo" maximises the plain bound by joint Adam (see `bound`); it is quick to state, and biased.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..errors import FitError, nearest
+from ..model.problem import Problem
+from .bound import ascend
+from .encoder import Encoder
+from .estimate import Estimate, Progress, Report, refuse_priors
+from .iwml import Course, Note, train_and_maximise
+from .ladder import conclude
+from .posterior import FAMILIES
+
+OBJECTIVES: dict[str, Callable[..., None]] = {"iwml": train_and_maximise, "elbo": ascend}
+COVARIANCES = ("sandwich", "R", "S")
+
+
+@dataclass(frozen=True)
+class ELBO:
+    """Variational estimation with an amortized encoder.
+
+    Args:
+        seed: of everything random; the same seed gives the same fit.
+        objective: "iwml", importance-weighted maximum likelihood, or "elbo", the plain bound.
+        family: of q(eta | record), "mixture" or "gaussian"; by default a mixture for "iwml" and a Gaussian for "elbo".
+        width: of the network.
+        steps: training steps over which the learning rate decays, after the search.
+        draws: a patient and refresh; few patients get more.
+        most_draws: a patient, at most, in the finish.
+        precision: expected loss of -2 log L to Monte Carlo error at which the finish stops.
+        k: samples of the bound, objective "elbo" alone.
+        covariance: standard errors by "sandwich", "R", "S", or None.
+        batch, rate, block: simulated patients a step, learning rate, steps between refreshes in the search.
+        varied: share of simulated patients with varied designs.
+        linearisations: Gauss-Newton steps by which a record is read.
+
+    Raises:
+        FitError: on a setting outside its choices.
+
+    Example:
+        >>> ELBO(seed=1).name
+        'elbo'
+    """
+
+    seed: int = 0
+    objective: str = "iwml"
+    family: str | None = None
+    width: int = 64
+    steps: int = 1500
+    draws: int = 100
+    most_draws: int = 4000
+    precision: float = 0.01
+    k: int = 1
+    covariance: str | None = "sandwich"
+    batch: int = 256
+    rate: float = 3e-3
+    block: int = 100
+    varied: float = 0.3
+    linearisations: int = 2
+
+    def __post_init__(self) -> None:
+        if self.objective not in OBJECTIVES:
+            raise FitError(f"ELBO(objective={self.objective!r}): no such objective.{nearest(self.objective, OBJECTIVES)}")
+        if self.family is not None and self.family not in FAMILIES:
+            raise FitError(f"ELBO(family={self.family!r}): no such family.{nearest(self.family, FAMILIES)}")
+        if self.covariance is not None and self.covariance not in COVARIANCES:
+            raise FitError(
+                f"ELBO(covariance={self.covariance!r}): no such covariance.{nearest(self.covariance, COVARIANCES)}"
+            )
+        if self.objective == "elbo" and self.family == "mixture":
+            raise FitError(
+                "ELBO(objective='elbo', family='mixture'): the choice of a component cannot be reparametrised; "
+                "use family='gaussian', or objective='iwml'"
+            )
+        if self.objective == "iwml" and self.k != 1:
+            raise FitError("ELBO(k=...) belongs to objective='elbo'; 'iwml' takes draws= and most_draws=")
+        small = {"width": 8, "steps": 10, "draws": 20, "most_draws": 20, "k": 1, "batch": 8, "block": 10, "linearisations": 0}
+        for name, least in small.items():
+            if getattr(self, name) < least:
+                raise FitError(f"ELBO({name}={getattr(self, name)}): at least {least} is needed")
+
+    @property
+    def name(self) -> str:
+        """The method's name on the command line."""
+        return "elbo"
+
+    def estimate(self, problem: Problem, progress: Report | None = None) -> Estimate:
+        """Estimate every free parameter of `problem` from the model's present values, and train an encoder for its patients.
+
+        Args:
+            problem: the binding of page and data.
+            progress: called with a `Progress` now and then. Ctrl-C returns the best so far, not converged.
+
+        Raises:
+            FitError: when the page has no random effects, a prior, or no finite likelihood at the start.
+        """
+        if problem.q == 0:
+            raise FitError("the page has no random effects, so there is nothing to encode; use FOCEI (method focei)")
+        refuse_priors(problem, "ELBO")
+        problem.check(problem.values(problem.start))
+        family = self.family or ("mixture" if self.objective == "iwml" else "gaussian")
+        encoder = Encoder.of(problem, family, self.width, self.linearisations, self.seed)
+        course = Course(problem, encoder, problem.start.clone())
+        try:
+            OBJECTIVES[self.objective](course, self, _teller(progress))
+        except KeyboardInterrupt:
+            course.reason = f"interrupted by the user during {course.stage}; the best so far is kept"
+        return conclude(course, self)
+
+
+def _teller(progress: Report | None) -> Note:
+    """A callback that takes the parts of a `Progress`, and does nothing where nobody listens."""
+
+    def tell(stage: str, step: int, total: int | None, objective: float | None, note: str = "") -> None:
+        if progress is not None:
+            progress(Progress(stage, step, total, objective, note))
+
+    return tell

@@ -1,0 +1,354 @@
+"""FOCEI: maximum likelihood by first-order conditional estimation with interaction.
+
+The objective is that of `objective`, minimised by `outer` from a start that `starts` may have mended; the end is checked
+before anything is said of it: second conditional modes, the flip-flop image, parameters at a boundary. Then come the
+standard errors of `uncertainty`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..errors import FitError, Status
+from ..model.problem import LOG_2PI, Problem
+from .ebe import status_of
+from .estimate import Estimate, Progress, Report, refuse_priors
+from .flipflop import absorbs_slowly, has_mirror, mirrored
+from .objective import Evaluation, Objective
+from .outer import CHEAP, Outcome, Outer, Surface
+from .starts import TENSE, logarithmic, screen, some_subjects, tension
+from .uncertainty import covariance_of, information
+
+FLAT = 0.01
+"""Curvature of the objective in a logarithm under which that parameter is at a boundary: its error is a factor e^14."""
+
+MODE_ROUNDS = 6
+"""How often the search goes on after second modes were found to be better."""
+
+
+ROUGHLY = 1e-8
+"""Newton decrement of modes that are only compared, or started from."""
+
+
+@dataclass(frozen=True)
+class FOCEI:
+    """First-order conditional estimation with interaction, NONMEM's METHOD=1 INTER.
+
+    Args:
+        evaluate: only evaluate at the model's present values (MAXEVAL=0).
+        covariance: which standard errors: "sandwich" (NONMEM's default), "R" (the Hessian), "S" (the scores), None for
+            none; "auto" is "sandwich" for an estimation and None for an evaluation.
+        max_iterations: largest number of outer iterations.
+        tolerance: the search ends when no more than this decrease of the objective is promised.
+        flip_flop: accept absorption slower than elimination. Otherwise (oral, one compartment) the mirror image with
+            the faster absorption is estimated, and a note tells the objective of the other.
+
+    Raises:
+        FitError: on an unknown option, and by `estimate` where nothing can be estimated.
+
+    Example:
+        >>> import nlmegen as nl
+        >>> result = nl.fit(nl.load_model("theophylline"), nl.load_data("theophylline"), nl.FOCEI())
+        >>> round(result.ofv, 2)
+        104.32
+    """
+
+    evaluate: bool = False
+    covariance: Literal["auto", "sandwich", "R", "S"] | None = "auto"
+    max_iterations: int = 200
+    tolerance: float = 1e-7
+    flip_flop: bool = False
+    name: str = field(default="focei", init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.covariance not in ("auto", "sandwich", "R", "S", None):
+            raise FitError(
+                f"FOCEI(covariance={self.covariance!r}): expected 'sandwich', 'R', 'S', 'auto', or None for no standard errors"
+            )
+        if self.max_iterations < 0 or not self.tolerance > 0:
+            raise FitError("FOCEI needs max_iterations >= 0 (evaluate=True only evaluates) and tolerance > 0")
+
+    @property
+    def kind(self) -> str | None:
+        """The covariance that will be computed, "auto" resolved."""
+        if self.covariance == "auto":
+            return None if self.evaluate else "sandwich"
+        return self.covariance
+
+    def estimate(self, problem: Problem, progress: Report | None = None) -> Estimate:
+        """Estimate the free parameters of `problem`, starting from the model's present values.
+
+        Args:
+            problem: the binding of page and data.
+            progress: called with a `Progress` at every iteration.
+
+        Returns:
+            An `Estimate`; after Ctrl-C the best so far, not converged.
+
+        Raises:
+            FitError: the objective is not finite at the start, or the page uses what FOCEI cannot (priors).
+        """
+        refuse_priors(problem, "FOCEI")
+        problem.check(problem.values(problem.start))
+        run = _Run(problem, self, progress)
+        try:
+            return run.evaluation() if self.evaluate else run.estimation()
+        except KeyboardInterrupt:
+            return run.interrupted()
+
+
+class _Run:
+    """One estimation: the state that its stages share."""
+
+    def __init__(self, problem: Problem, settings: FOCEI, progress: Report | None) -> None:
+        self.problem, self.settings, self.progress = problem, settings, progress
+        self.objective = Objective(problem)
+        self.logarithmic = logarithmic(problem)
+        self.held = torch.zeros_like(self.logarithmic)
+        self.surface: Surface | None = None
+        self.second = torch.zeros(problem.n_subjects, dtype=torch.bool)
+        self.iterations = 0
+        self.notes: list[str] = []
+        self.history: list[dict[str, float]] = []
+
+    # -- the stages ---------------------------------------------------------------------------------------------------
+    def evaluation(self) -> Estimate:
+        """The objective at the model's values."""
+        free = self.problem.start
+        first = self._finite(self.objective(free[None]), free)
+        eta, _ = self._recheck(free, first)
+        outer = self._outer()
+        if self.settings.kind is None:
+            point = self.objective(free[None], eta, near=True)
+            nothing = torch.full((len(free),), math.nan, dtype=torch.float64)
+            surface = Surface(free, float(point.total[0]), nothing, nothing.diag(), False, point)
+        else:
+            surface = outer.exact(free, eta, near=True)
+        return self._finish(Outcome(surface, True, "evaluated at the model's values", 0))
+
+    def estimation(self) -> Estimate:
+        """Search, check the end, and say how well the estimates are determined."""
+        outcome = self._from(*self._begin(self.problem.start))
+        if self._runaways(outcome.surface) and not self._out_of_iterations:
+            again = self._from(*self._begin(self.problem.start, mend=True))
+            if again.surface.value < outcome.surface.value or not self._runaways(again.surface):
+                outcome = again
+        outcome = self._unmirrored(outcome)
+        runaways = self._runaways(outcome.surface)
+        if runaways:
+            words = f"the data do not determine {', '.join(runaways)}, which ran away; fix or simplify"
+            outcome = replace(outcome, converged=False, reason=words)
+        return self._finish(outcome)
+
+    def interrupted(self) -> Estimate:
+        """The best so far."""
+        if self.surface is None:
+            free = self.problem.start
+            point = self.objective(free[None], scores=True)
+            self.surface = Surface(
+                free, float(point.total[0]), point.gradient[0], torch.zeros_like(free).diag(), False, point
+            )
+        return self._finish(Outcome(self.surface, False, "interrupted by the user", self.iterations))
+
+    # -- the start ----------------------------------------------------------------------------------------------------
+    def _begin(self, free: Tensor, *, mend: bool = False) -> tuple[Tensor, Tensor]:
+        """Where to start the search from: a vector `[P]` and modes `[1, subject, q]`."""
+        if not self.settings.flip_flop and has_mirror(self.problem) and absorbs_slowly(self.problem, free):
+            image = mirrored(self.problem, free)
+            if image is not None:
+                free = image
+                self._say(
+                    "the start had absorption slower than elimination; the search began from its mirror image"
+                    " (flip_flop=True keeps such a start)"
+                )
+        first = self.objective(free[None], tolerance=ROUGHLY)
+        value = float(first.total[0])
+        if not mend and math.isfinite(value) and tension(self.problem, free, first) < TENSE:
+            return free, first.eta
+        # few subjects are enough to get near, and to have them only costs little
+        per_subject = self.problem.y.shape[-1] * max(self.problem.q, 1) ** 2 * (self.problem.P + 1)
+        few = some_subjects(self.problem, max(50, CHEAP // (2 * per_subject)))
+        objective = self.objective if few is self.problem else Objective(few)
+        better, eta, level = screen(objective, free)
+        if not math.isfinite(level):
+            self._finite(first, free)
+            return free, first.eta
+        if few is self.problem and eta is not None:
+            return better, eta
+        near = Outer(objective, self.logarithmic, tolerance=0.05, max_iterations=40).run(better, eta)
+        both = torch.stack((near.surface.free, better, free))
+        tried = self.objective(both)
+        best = int(tried.total.argmin())
+        return both[best], tried.eta[best : best + 1]
+
+    def _finite(self, evaluation: Evaluation, free: Tensor) -> Evaluation:
+        """The evaluation, or a FitError that names the subjects without a finite density."""
+        bad = ~torch.isfinite(evaluation.objective[0])
+        if bool(bad.any()):
+            ids = [self.problem.population.ids[i] for i in bad.nonzero().flatten().tolist()[:5]]
+            raise FitError(
+                f"the objective is not finite at the start for id {', '.join(ids)}; check these subjects' doses, times and"
+                " units, or start from other values"
+            )
+        return evaluation
+
+    # -- the search ---------------------------------------------------------------------------------------------------
+    @property
+    def _out_of_iterations(self) -> bool:
+        return self.iterations >= self.settings.max_iterations
+
+    def _outer(self) -> Outer:
+        def watch(surface: Surface) -> None:
+            self.surface = surface
+            entry = {"iteration": self.iterations + outer.iterations, "ofv": surface.value}
+            self.history.append(entry)
+            if self.progress is not None:
+                self.progress(Progress("FOCEI", int(entry["iteration"]), None, surface.value))
+
+        outer = Outer(
+            self.objective,
+            self.logarithmic,
+            held=self.held,
+            tolerance=self.settings.tolerance,
+            max_iterations=self.settings.max_iterations - self.iterations,
+            watch=watch,
+        )
+        return outer
+
+    def _from(self, free: Tensor, eta: Tensor) -> Outcome:
+        """Search, look for better modes and boundaries, and go on until neither changes anything."""
+        self.held = torch.zeros_like(self.held)
+        for _ in range(MODE_ROUNDS):
+            outcome = self._outer().run(free, eta)
+            self.iterations += outcome.iterations
+            surface = outcome.surface
+            better, improved = self._recheck(surface.free, surface.evaluation)
+            if outcome.converged and not improved:
+                edge = self._at_boundary(surface)
+                if not bool((edge & ~self.held).any()):
+                    return outcome
+                self.held = self.held | edge
+            elif not improved or self._out_of_iterations:
+                return outcome
+            free, eta = surface.free, better
+        return replace(outcome, converged=False, reason="better conditional modes kept turning up; try other starts")
+
+    def _recheck(self, free: Tensor, evaluation: Evaluation) -> tuple[Tensor, bool]:
+        """Search every mode again from zero and from its reflection; the better modes, and whether there were any."""
+        eta, depth = evaluation.eta[0], evaluation.depth[0]
+        self.second = torch.zeros_like(self.second)
+        if not self.problem.q:
+            return evaluation.eta, False
+        other = self.objective(free.expand(2, -1), torch.stack((torch.zeros_like(eta), -eta)), tolerance=ROUGHLY)
+        usable = torch.isfinite(other.depth) & other.converged
+        rival = torch.where(usable, other.depth, math.inf)
+        margin = 1e-6 * (1 + depth.abs())
+        self.second = (usable & ((rival - depth).abs() > margin)).any(0)
+        lowest, which = rival.min(0)
+        better = lowest < depth - margin
+        chosen = other.eta[which, torch.arange(len(which))]
+        return torch.where(better[:, None], chosen, eta)[None], bool(better.any())
+
+    def _unmirrored(self, outcome: Outcome) -> Outcome:
+        """The image of a flip-flop solution, unless flip-flop is accepted or the image cannot be had."""
+        surface, problem = outcome.surface, self.problem
+        if self.settings.flip_flop or not has_mirror(problem) or not absorbs_slowly(problem, surface.free):
+            return outcome
+        image = mirrored(problem, surface.free)
+        if image is None or self._out_of_iterations:
+            self._say("absorption is estimated slower than elimination (flip-flop)")
+            return outcome
+        names = [name in problem.layout.thetas for name in problem.names]
+        start = torch.where(torch.tensor(names), image, torch.maximum(surface.free, problem.start))
+        held = self.held
+        other = self._from(*self._begin(start, mend=True))
+        if other.converged and not absorbs_slowly(problem, other.surface.free):
+            self._say(
+                f"a flip-flop solution, with absorption slower than elimination, has objective {surface.value:.4f};"
+                " the solution with the faster absorption is reported (flip_flop=True accepts the other)"
+            )
+            return other
+        self.held = held
+        self._recheck(surface.free, surface.evaluation)
+        self._say("absorption is estimated slower than elimination (flip-flop); its mirror image is no optimum")
+        return outcome
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+    def _flat(self, surface: Surface) -> Tensor:
+        curvature = surface.hessian.diagonal()
+        return self.logarithmic & ~self.held & (curvature.abs() < FLAT) & surface.exact
+
+    def _at_boundary(self, surface: Surface) -> Tensor:
+        """Standard deviations that have become zero (and correlations one), `[P]`."""
+        spread = torch.tensor([name not in self.problem.layout.thetas for name in self.problem.names])
+        return self.held | (self._flat(surface) & spread)
+
+    def _runaways(self, surface: Surface) -> list[str]:
+        """Thetas on a log-like scale of which the objective no longer depends."""
+        flat = self._flat(surface).tolist()
+        return [n for n, f in zip(self.problem.names, flat, strict=True) if f and n in self.problem.layout.thetas]
+
+    def _say(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
+
+    def _boundary_notes(self, free: Tensor) -> None:
+        layout = self.problem.layout
+        omega = self.problem.omega(free)
+        for name in [n for n, held in zip(self.problem.names, self.held.tolist(), strict=True) if held]:
+            if name in layout.omega_names:
+                i, _ = layout.positions[layout.omega_names.index(name)]
+                factor = self.problem.values(free).factor
+                if float(factor[i, i] ** 2 / omega[i, i]) < 1e-3:
+                    word = f"the random effect {self.problem.eta_names[i]} is a combination of others (correlation 1)"
+                else:
+                    word = f"{name} is at its boundary 0"
+            else:
+                word = f"the residual error {name} is at its boundary 0"
+            self._say(f"{word}; its standard error does not exist, those of the others are given it. Leave it out of the model")
+
+    def _finish(self, outcome: Outcome) -> Estimate:
+        problem, surface, settings = self.problem, outcome.surface, self.settings
+        point = surface.evaluation
+        self._boundary_notes(surface.free)
+        r = s = covariance = None
+        kind = settings.kind if outcome.converged or settings.evaluate else None
+        if point.score is not None and surface.exact:
+            r, s = information(surface.hessian, point.score[0])
+        if kind is not None and r is not None and s is not None and problem.P:
+            covariance, why = covariance_of(r, s, kind, self.held)
+            if covariance is None:
+                self._say(why)
+        elif kind is None and settings.kind is not None:
+            self._say("no standard errors: the estimation did not converge")
+        reason = outcome.reason
+        if bool(self.held.any()) and outcome.converged:
+            names = [n for n, held in zip(problem.names, self.held.tolist(), strict=True) if held]
+            reason += f", with {', '.join(names)} at a boundary"
+        log_likelihood = -0.5 * (surface.value + problem.n_gaussian * LOG_2PI)
+        hessian = point.hessian[0]
+        status = status_of(problem, point.depth[0], point.converged[0], point.indefinite[0])
+        return Estimate(
+            free=surface.free.detach().clone(),
+            ofv=problem.ofv(log_likelihood),
+            log_likelihood=log_likelihood,
+            ofv_source="focei",
+            converged=outcome.converged,
+            reason=reason,
+            iterations=self.iterations,
+            ebe=point.eta[0],
+            status=status | self.second * int(Status.SECOND_MODE),
+            eta_mean=point.eta[0],
+            eta_cov=torch.linalg.inv(hessian) if problem.q else hessian,
+            notes=self.notes,
+            covariance=covariance,
+            covariance_kind=kind or "" if covariance is not None else "",
+            hessian_r=r,
+            score_s=s,
+            history=[dict(entry) for entry in self.history],
+        )

@@ -1,0 +1,240 @@
+"""Importance-weighted maximum likelihood: an encoder trained on simulated patients, and the likelihood on its draws.
+
+    start      variational EM (`vem`)
+    search     train the encoder, draw from it for the real patients, maximise the simulated likelihood; repeat until the
+               parameters stand still and the draws carry weight for nearly everybody
+    polish     train on while the learning rate decays; refresh the parameters until half-way, then freeze them
+    finish     draw more and maximise until the expected loss of -2 log L to Monte Carlo is small
+
+The encoder never sees a real patient in training and the parameters never see a bound: the end is the maximum likelihood,
+whatever the family of q; a poor family costs effective sample size, which is watched.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .encoder import Encoder
+from .simulated import Maximum, SimulatedLikelihood, inverse_information, maximise
+from .train import Trainer
+from .vem import variational_em
+
+if TYPE_CHECKING:
+    from ..model.problem import Problem
+    from .elbo import ELBO
+
+Note = Callable[..., None]
+
+SEARCH_LIMIT = 3000
+"""Most training steps of the search."""
+HOPELESS = 0.03
+"""A median ESS / K under this, well into the search, ends the fit: the proposals miss the patients."""
+NUMBERS = 4_000_000
+"""Most entries of a `[draw, group, subject, time]` array."""
+ROUNDS = 6
+"""Most rounds of the finish."""
+
+
+@dataclass
+class Course:
+    """The state of a running fit: what is best so far, and how it went.
+
+    Args:
+        problem: the binding of page and data.
+        encoder: trained in place.
+        free: the best parameters so far, `[P]`.
+        stage: what is being done.
+        reason: why the fit may not be used; empty when nothing is wrong.
+        steps: Adam steps taken.
+        likelihood: the last simulated likelihood, once there is one; maximum: its maximum.
+        deficit: expected loss of -2 log L to Monte Carlo error of the parameters, tr(H^-1 V).
+        history: one dictionary a refresh.
+        notes: anything the user should read.
+    """
+
+    problem: Problem
+    encoder: Encoder
+    free: Tensor
+    stage: str = "start"
+    reason: str = ""
+    steps: int = 0
+    likelihood: SimulatedLikelihood | None = None
+    maximum: Maximum | None = None
+    deficit: float = math.nan
+    history: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def draws_per_patient(problem: Problem, wanted: int, together: int = 20_000) -> int:
+    """K, a multiple of four: what is wanted, or more so that all patients have `together`, within what memory allows."""
+    n, width = problem.y.shape
+    most = max(20, NUMBERS // max(1, n * max(1, width)))
+    return 4 * math.ceil(min(max(wanted, together // max(1, n)), most) / 4)
+
+
+def start(course: Course, settings: ELBO, tell: Note) -> None:
+    """Variational EM from the model's values."""
+    course.stage = "variational EM"
+    problem = course.problem
+
+    def report(step: int, bound: float) -> None:
+        tell(course.stage, step, None, problem.ofv(bound))
+
+    at = variational_em(problem, course.free, report=report)
+    course.free = at.free
+    course.history.append({"stage": course.stage, "step": 0, "bound": float(at.bound.sum())})
+
+
+def refresh(course: Course, k: int, generator: torch.Generator) -> Maximum:
+    """Draw for the real patients at the present parameters and move to the maximum of their simulated likelihood."""
+    problem, free = course.problem, course.free
+    eta, log_q = course.encoder.approximate(problem, problem.values(free)).draw(k, generator)
+    likelihood = SimulatedLikelihood(problem, free, eta, log_q)
+    found = maximise(likelihood, free, iterations=15, step_limit=0.2, reach=0.5)
+    if math.isfinite(found.evaluation.log_likelihood):
+        course.free, course.likelihood, course.maximum = found.free, likelihood, found
+    return found
+
+
+def search(course: Course, trainer: Trainer, settings: ELBO, generator: torch.Generator, tell: Note) -> None:
+    """Alternate training and maximisation until two refreshes in a row move little and the draws carry weight."""
+    course.stage = "search"
+    k = draws_per_patient(course.problem, settings.draws)
+    calm, steps = 0, 2 * settings.block
+    while calm < 2:
+        if course.steps >= SEARCH_LIMIT:
+            course.notes.append("the parameters had not settled when the search ended; look at the history")
+            return
+        loss = trainer.train(course.problem.values(course.free), steps)
+        course.steps, steps = trainer.step, settings.block
+        found = refresh(course, k, generator)
+        low = _record(course, found, loss, tell)
+        if course.steps > 5 * settings.block and float(found.evaluation.ess.median()) < HOPELESS:
+            course.reason = (
+                f"the encoder's draws miss the patients (median effective sample size under {HOPELESS:.0%} of K): the model "
+                "cannot produce these records at the present parameters; look at the data and the starting values"
+            )
+            return
+        calm = calm + 1 if found.moved < 2.0 and low > 0.2 else 0
+
+
+def polish(course: Course, trainer: Trainer, settings: ELBO, generator: torch.Generator, tell: Note) -> None:
+    """Decay the learning rate; parameters move in the first half alone."""
+    course.stage = "polish"
+    k = draws_per_patient(course.problem, settings.draws)
+    trainer.decay(settings.steps)
+    done, chunk = 0, max(1, settings.steps // 10)
+    while done < settings.steps:
+        loss = trainer.train(course.problem.values(course.free), min(chunk, settings.steps - done))
+        done += chunk
+        course.steps = trainer.step
+        if done <= settings.steps // 2:
+            _record(course, refresh(course, k, generator), loss, tell, settings.steps, done)
+        else:
+            tell(course.stage, done, settings.steps, _objective(course))
+
+
+def finish(course: Course, settings: ELBO, generator: torch.Generator, tell: Note) -> None:
+    """Maximise on ever more draws until their noise costs less than `settings.precision` of -2 log L."""
+    course.stage = "finish"
+    problem = course.problem
+    k = draws_per_patient(problem, 2 * settings.draws, 100_000)
+    for _ in range(ROUNDS):
+        eta, log_q = course.encoder.approximate(problem, problem.values(course.free)).draw(k, generator)
+        likelihood = SimulatedLikelihood(problem, course.free, eta, log_q)
+        likelihood, found = settle(likelihood, course.free)
+        information = -likelihood.hessian(found.free)
+        if not positive_definite(information):
+            information = found.evaluation.scores.mT @ found.evaluation.scores
+        noise = found.evaluation.score_noise
+        course.deficit = float(torch.trace(inverse_information(information) @ noise))
+        course.free, course.likelihood, course.maximum = found.free, likelihood, found
+        course.history.append(
+            {
+                "stage": course.stage,
+                "step": course.steps,
+                "objective": _objective(course),
+                "k": k,
+                "deficit": course.deficit,
+                "moved": found.moved,
+            }
+        )
+        tell(course.stage, k, None, _objective(course), f"{k} draws, expected loss {course.deficit:.4f}")
+        wider = draws_per_patient(
+            problem, min(settings.most_draws, int(k * max(1.5, 1.1 * (course.deficit / settings.precision) ** 0.8)))
+        )
+        if (course.deficit < settings.precision and found.moved < 0.1) or (wider <= k and found.moved < 0.1):
+            return
+        k = max(k, wider) if course.deficit >= settings.precision else k
+
+
+def settle(likelihood: SimulatedLikelihood, free: Tensor) -> tuple[SimulatedLikelihood, Maximum]:
+    """The maximum on fixed draws; where predictions were linearised, again from each maximum until it stands still."""
+    found = maximise(likelihood, free, tolerance=1e-4)
+    for _ in range(8):
+        if not likelihood.tangents:
+            break
+        likelihood = likelihood.renewed(found.free)
+        again = maximise(likelihood, found.free, tolerance=1e-4)
+        found = dataclasses.replace(again, moved=found.moved + again.moved)
+        if again.iterations == 1:
+            break
+    return likelihood, found
+
+
+def positive_definite(matrix: Tensor) -> bool:
+    """Whether a symmetric matrix has a Cholesky factor."""
+    return bool(matrix.isfinite().all()) and int(torch.linalg.cholesky_ex(matrix).info) == 0
+
+
+def train_and_maximise(course: Course, settings: ELBO, tell: Note) -> None:
+    """The whole recipe; `course` holds the best so far at every moment."""
+    generator = torch.Generator().manual_seed(settings.seed)
+    start(course, settings, tell)
+    trainer = Trainer(
+        course.encoder,
+        course.problem,
+        generator,
+        batch=settings.batch,
+        rate=settings.rate,
+        varied=settings.varied,
+    )
+    search(course, trainer, settings, generator, tell)
+    if course.reason:
+        return
+    polish(course, trainer, settings, generator, tell)
+    finish(course, settings, generator, tell)
+
+
+def _objective(course: Course) -> float | None:
+    found = course.maximum
+    return None if found is None else course.problem.ofv(found.evaluation.log_likelihood)
+
+
+def _record(
+    course: Course, found: Maximum, loss: float, tell: Note, total: int | None = None, step: int | None = None
+) -> float:
+    """Write a refresh into the history; returns the 10th percentile of ESS / K."""
+    ess = found.evaluation.ess
+    low = float(ess.quantile(0.1))
+    course.history.append(
+        {
+            "stage": course.stage,
+            "step": course.steps,
+            "loss": loss,
+            "objective": _objective(course),
+            "moved": found.moved,
+            "ess_median": float(ess.median()),
+            "ess_low": low,
+        }
+    )
+    note = f"effective sample size {float(ess.median()):.0%}"
+    tell(course.stage, course.steps if step is None else step, total, _objective(course), note)
+    return low

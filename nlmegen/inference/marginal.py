@@ -1,0 +1,261 @@
+"""The marginal likelihood of every subject, as exactly as one can pay for.
+
+    log L_i = log integral exp( log_joint_i(eta) ) d eta
+
+by adaptive Gauss-Hermite quadrature (few random effects; the arbiter of this package) or by importance sampling with any
+proposal. Both also give the posterior mean and covariance of eta. Laplace's approximation is quadrature with one node.
+
+See Pinheiro & Bates (1995), J Comput Graph Stat 4:12-35, doi:10.1080/10618600.1995.10474663.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..errors import FitError
+from ..maths.quadrature import affordable_nodes, tensor_grid
+from ..model.problem import Problem, Values
+from .ebe import Conditional, find_modes, status_of
+from .pareto import pareto_shape
+
+LOG_2PI = math.log(2 * math.pi)
+GRID = 20_000
+"""Nodes a subject that a tensor grid may have; more random effects than this allows take fewer nodes a dimension."""
+
+FEWEST_NODES = 3
+"""A rule with fewer nodes than this a dimension is not worth the name of an arbiter."""
+
+PIECE = 1_000_000
+"""Predictions that are worked on at once."""
+
+
+@dataclass(frozen=True)
+class Marginal:
+    """The marginal likelihood by quadrature.
+
+    Attributes:
+        log_likelihood: `[subject]`.
+        mean: posterior mean of eta, `[subject, q]`.
+        cov: posterior covariance of eta, `[subject, q, q]`.
+        status: `Status` flags `[subject]`; `INDEFINITE` where the grid was laid by absolute eigenvalues.
+        nodes: nodes a dimension in use (fewer than asked for when the grid would have been too large).
+    """
+
+    log_likelihood: Tensor
+    mean: Tensor
+    cov: Tensor
+    status: Tensor
+    nodes: int
+
+    @property
+    def total(self) -> float:
+        """log L, the sum over subjects."""
+        return float(self.log_likelihood.sum())
+
+
+def quadrature(
+    problem: Problem, values: Values, nodes: int = 9, *, rounds: int = 0, eta0: Tensor | None = None
+) -> Marginal:
+    """log L_i by adaptive Gauss-Hermite quadrature, with the posterior mean and covariance of eta.
+
+    The grid is centred at the conditional mode and scaled by the exact Hessian H of -log_joint there,
+    eta = mode + U |D|^(-1/2) x with H = U D U'. Where H is indefinite the absolute eigenvalues stand in, flagged.
+
+    Args:
+        problem: the binding of page and data.
+        values: one parameter vector.
+        nodes: nodes a dimension; reduced, with `Marginal.nodes` saying so, to keep the grid under `GRID` nodes.
+        rounds: how often to lay the grid anew by the posterior mean and covariance just found (for skewed posteriors).
+        eta0: where to start the search for the modes, `[subject, q]`.
+
+    Returns:
+        A `Marginal`.
+
+    Raises:
+        FitError: when there are too many random effects for a grid.
+
+    Example:
+        >>> quadrature(problem, problem.values(problem.start)).total  # doctest: +SKIP
+        -180.36
+    """
+    used = affordable_nodes(nodes, problem.q, GRID)
+    if used < min(nodes, FEWEST_NODES):
+        raise FitError(
+            f"quadrature over {problem.q} random effects needs a grid of {min(nodes, FEWEST_NODES)}^{problem.q} nodes a"
+            f" subject; at most {GRID} are allowed. Use importance sampling for so many random effects"
+        )
+    conditional = Conditional.of(problem, values)
+    shape = (*conditional.shape, problem.q)
+    found = find_modes(conditional, torch.zeros(shape, dtype=torch.float64) if eta0 is None else eta0.expand(shape))
+    flat = found.x.reshape(-1, problem.q), found.expansion.hessian.reshape(-1, problem.q, problem.q)
+    if len(flat[0]) != problem.n_subjects:
+        raise FitError("quadrature takes one parameter vector at a time; call it once for each")
+    centre, scale = flat[0], _inverse_root(flat[1])
+    result = _integrate(problem, values, centre, scale, used)
+    for _ in range(rounds):
+        centre, scale = result[1], _root(result[2])
+        result = _integrate(problem, values, centre, scale, used)
+    status = status_of(problem, found.expansion.value, found.converged, found.indefinite).flatten()
+    return Marginal(*result, status=status, nodes=used)
+
+
+def _inverse_root(hessian: Tensor) -> Tensor:
+    """U |D|^(-1/2) of symmetric matrices U D U' `[subject, q, q]`."""
+    eigenvalues, axes = torch.linalg.eigh(hessian)
+    return axes * eigenvalues.abs().clamp(min=1e-12).rsqrt().unsqueeze(-2)
+
+
+def _root(covariance: Tensor) -> Tensor:
+    eigenvalues, axes = torch.linalg.eigh(covariance)
+    return axes * eigenvalues.clamp(min=1e-12).sqrt().unsqueeze(-2)
+
+
+def _integrate(
+    problem: Problem, values: Values, centre: Tensor, scale: Tensor, nodes: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """log integral, mean and covariance from one grid a subject, chunk by chunk."""
+    x, log_weight = tensor_grid(nodes, problem.q)
+    log_weight = log_weight + 0.5 * (x**2).sum(-1) + 0.5 * problem.q * LOG_2PI
+    size = max(1, PIECE // (len(x) * problem.y.shape[-1]))
+    parts = []
+    for index in torch.arange(problem.n_subjects).split(size):
+        piece = problem if len(index) == problem.n_subjects else problem.select(index)
+        eta = centre[index] + torch.einsum("nij,kj->kni", scale[index], x)
+        log_joint = torch.nan_to_num(piece.log_joint(eta, values), nan=-math.inf, posinf=-math.inf)
+        volume = torch.linalg.slogdet(scale[index])[1]
+        parts.append((*_moments(log_joint + log_weight.unsqueeze(-1), eta), volume))
+    total, mean, cov, volume = (torch.cat(column) for column in zip(*parts, strict=True))
+    return total + volume, mean, cov
+
+
+def _moments(log_weight: Tensor, eta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """log sum of the weights `[K, subject]`, and the weighted mean and covariance of eta `[K, subject, q]`."""
+    total = torch.logsumexp(log_weight, 0)
+    weight = torch.exp(log_weight - total)
+    mean = torch.einsum("kn,kni->ni", weight, eta)
+    centred = eta - mean
+    return total, mean, torch.einsum("kn,kni,knj->nij", weight, centred, centred)
+
+
+# -- importance sampling -------------------------------------------------------------------------------------------
+class Proposal(Protocol):
+    """Anything that draws random effects and knows their density."""
+
+    def sample(self, k: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """k draws a subject, independent between subjects: eta `[k, subject, q]` and log density `[k, subject]`."""
+
+
+@dataclass(frozen=True)
+class Importance:
+    """The marginal likelihood by importance sampling, w_k = exp(log_joint(eta_k) - log q(eta_k)).
+
+    Attributes:
+        log_likelihood: log mean weight, corrected for its bias, `[subject]`.
+        bias_correction: v / 2K, what was added: the log of a mean is biased low, v being the relative variance of a weight.
+        se: standard error of `log_likelihood`, sqrt(v / K), `[subject]`.
+        mean, cov: posterior mean `[subject, q]` and covariance `[subject, q, q]` of eta.
+        ess: effective sample size K / (1 + v), `[subject]`.
+        khat: Pareto shape of the largest weights (above .7 the sums cannot be trusted), `[subject]`.
+        k: draws a subject.
+    """
+
+    log_likelihood: Tensor
+    bias_correction: Tensor
+    se: Tensor
+    mean: Tensor
+    cov: Tensor
+    ess: Tensor
+    khat: Tensor
+    k: int
+
+    @property
+    def total(self) -> float:
+        """log L, the sum over subjects, corrected for bias."""
+        return float(self.log_likelihood.sum())
+
+    @property
+    def total_se(self) -> float:
+        """Monte Carlo standard error of `total`: the draws of different subjects are independent."""
+        return float((self.se**2).sum().sqrt())
+
+
+def importance(problem: Problem, values: Values, proposal: Proposal, k: int = 1000, seed: int = 0) -> Importance:
+    """log L_i by importance sampling, with the measures that say whether to believe it.
+
+    Args:
+        problem: the binding of page and data.
+        values: one parameter vector.
+        proposal: draws of eta with their density, for example a `StudentLaplace` or an encoder's q.
+        k: draws a subject.
+        seed: of the draws.
+
+    Returns:
+        An `Importance`. Draws without a finite joint density count with weight zero.
+
+    Example:
+        >>> values = problem.values(problem.start)  # doctest: +SKIP
+        >>> importance(problem, values, StudentLaplace.at_modes(problem, values), k=2000).total  # doctest: +SKIP
+        -180.4
+    """
+    generator = torch.Generator().manual_seed(seed)
+    eta, log_q = proposal.sample(k, generator)
+    size = max(1, PIECE // (problem.n_subjects * problem.y.shape[-1]))
+    log_joint = torch.cat([problem.log_joint(some, values) for some in eta.split(size)])
+    log_weight = torch.nan_to_num(log_joint - log_q, nan=-math.inf, posinf=-math.inf)
+    total, mean, cov = _moments(log_weight, eta)
+    relative = torch.exp(log_weight - total) * k
+    variance = ((relative - 1) ** 2).sum(0) / max(k - 1, 1)
+    bias = variance / (2 * k)
+    return Importance(
+        log_likelihood=total - math.log(k) + bias,
+        bias_correction=bias,
+        se=(variance / k).sqrt(),
+        mean=mean,
+        cov=cov,
+        ess=k**2 / (relative**2).sum(0),
+        khat=pareto_shape(log_weight),
+        k=k,
+    )
+
+
+@dataclass(frozen=True)
+class StudentLaplace:
+    """A multivariate Student t at the conditional mode, scaled by the Hessian there: tails no thinner than most joints'.
+
+    Attributes:
+        mode: `[subject, q]`.
+        scale: a root S of the scale matrix, S S' = H^-1, `[subject, q, q]`.
+        df: degrees of freedom, a whole number.
+    """
+
+    mode: Tensor
+    scale: Tensor
+    df: int = 5
+
+    @classmethod
+    def at_modes(cls, problem: Problem, values: Values, df: int = 5) -> StudentLaplace:
+        """The proposal for a problem at one parameter vector."""
+        conditional = Conditional.of(problem, values)
+        found = find_modes(conditional, torch.zeros(*conditional.shape, problem.q, dtype=torch.float64))
+        return cls(
+            found.x.reshape(-1, problem.q),
+            _inverse_root(found.expansion.hessian.reshape(-1, problem.q, problem.q)),
+            df,
+        )
+
+    def sample(self, k: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """k draws a subject: eta `[k, subject, q]` and log density `[k, subject]`."""
+        n, q = self.mode.shape
+        normal = torch.randn(k, n, q, dtype=torch.float64, generator=generator)
+        chi_square = (torch.randn(k, n, self.df, dtype=torch.float64, generator=generator) ** 2).sum(-1)
+        x = normal * (self.df / chi_square).sqrt().unsqueeze(-1)
+        eta = self.mode + torch.einsum("nij,knj->kni", self.scale, x)
+        half = 0.5 * (self.df + q)
+        constant = math.lgamma(half) - math.lgamma(0.5 * self.df) - 0.5 * q * math.log(self.df * math.pi)
+        log_q = constant - half * torch.log1p((x**2).sum(-1) / self.df) - torch.linalg.slogdet(self.scale)[1]
+        return eta, log_q

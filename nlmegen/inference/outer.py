@@ -1,0 +1,336 @@
+"""The outer minimisation: an objective function with exact gradients, over the free parameters.
+
+Two ways to the curvature, by cost:
+
+* differences of the exact gradient: the point and its P displaced neighbours are one batch. Where the batch is small
+  this costs little more than the point alone, and gives Newton's method with its quadratic end.
+* the score outer product 1/2 sum_i s_i s_i' (Berndt, Hall, Hall & Hausman 1974), corrected by a structured secant as the
+  iteration goes (Dennis, Gay & Welsch 1981, doi:10.1145/355958.355965), where many subjects make a batch of P + 1
+  vectors expensive. It ends with one difference Hessian, which checks the end and serves the standard errors.
+
+Steps come from a trust region, several radii being tried as one batch. Conditional modes travel with a step and are kept
+only with an accepted one, so that a wild trial leaves no subject in a foreign mode.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .objective import Evaluation, Objective
+
+DIFFERENCE = 1e-5
+"""Displacement of a parameter, in its own scale, for a difference of exact gradients."""
+
+RADII = (1.0, 0.4, 0.1)
+"""Trust radii tried together, as fractions of the present one."""
+
+FIRST_RADIUS, LARGEST_RADIUS = 1.0, 2.0
+"""Trust radii in unit steps; on a log scale 1 is a factor of e in one parameter."""
+
+SHORT = 0.3
+"""Scaled length of a Newton step that is taken without trying others beside it."""
+
+NOISE = 1e-10
+"""Share of an objective value that rounding and the tolerance of the modes may change."""
+
+POLISH = 1e-4
+"""Promised decrease below which one Newton step with the Hessian at hand ends the search."""
+
+CHEAP = 400_000
+"""Second-order numbers in a batch of P + 1 vectors up to which differences are taken at every iteration."""
+
+
+@dataclass
+class Surface:
+    """What the optimiser knows at one point.
+
+    Attributes:
+        free: the point `[P]`.
+        value: objective function.
+        gradient: `[P]`.
+        hessian: of the objective function `[P, P]`; from differences or from scores.
+        exact: whether the Hessian comes from differences of the gradient.
+        evaluation: of the point alone (leading axis of length one), with scores.
+        drift: how the modes move with the parameters, d eta / d free `[P, subject, q]`, from the same differences.
+    """
+
+    free: Tensor
+    value: float
+    gradient: Tensor
+    hessian: Tensor
+    exact: bool
+    evaluation: Evaluation
+    drift: Tensor | None = None
+
+    @property
+    def eta(self) -> Tensor:
+        """Conditional modes `[1, subject, q]`."""
+        return self.evaluation.eta
+
+    def eta_after(self, step: Tensor) -> Tensor:
+        """The modes to expect after a short step `[P]` of the parameters, `[1, subject, q]`."""
+        return self.eta if self.drift is None else self.eta + torch.einsum("p,pnk->nk", step, self.drift)
+
+
+@dataclass
+class Outcome:
+    """How the outer minimisation ended."""
+
+    surface: Surface
+    converged: bool
+    reason: str
+    iterations: int
+
+
+Watch = Callable[[Surface], None]
+
+
+class Outer:
+    """Minimises the objective over the parameters that are not held.
+
+    Args:
+        objective: the objective function.
+        logarithmic: which free parameters live on a log-like scale, where a step of 1 is a factor, `[P]` bool.
+        held: parameters to leave where they are, `[P]` bool.
+        tolerance: largest promised decrease (half the Newton decrement, objective function units) of a finished search.
+        max_iterations: largest number of iterations.
+        watch: called with the surface at every iteration.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        logarithmic: Tensor,
+        *,
+        held: Tensor | None = None,
+        tolerance: float = 1e-7,
+        max_iterations: int = 200,
+        watch: Watch | None = None,
+    ) -> None:
+        self.objective, self.logarithmic = objective, logarithmic
+        self.held = torch.zeros_like(logarithmic) if held is None else held
+        self.moving = (~self.held).nonzero().squeeze(-1)
+        self.tolerance, self.max_iterations, self.watch = tolerance, max_iterations, watch
+        self.best: Surface | None = None
+        self.iterations = 0
+        problem = objective.problem
+        numbers = problem.n_subjects * problem.y.shape[-1] * max(problem.q, 1) ** 2
+        self.cheap = numbers * (len(self.moving) + 1) <= CHEAP
+
+    # -- the surface ------------------------------------------------------------------------------------------------
+    def scale(self, free: Tensor, hessian: Tensor | None = None) -> Tensor:
+        """The length that counts as a unit step of each parameter: 1 on a log scale, else its size or two errors."""
+        size = free.abs()
+        if hessian is not None:
+            size = torch.maximum(size, 2 * (2 / hessian.diagonal().abs().clamp(min=1e-300)).sqrt().clamp(max=1e3))
+        else:
+            size = torch.where(size > 0, size, 1.0)
+        return torch.where(self.logarithmic, 1.0, size)
+
+    def exact(self, free: Tensor, eta: Tensor | None, *, near: bool = False) -> Surface:
+        """Value, gradient and difference Hessian at `free [P]`; `near`: its conditional modes are close to `eta`."""
+        unit = DIFFERENCE * self.scale(free, None if self.best is None else self.best.hessian)
+        points = torch.cat((free[None], free + torch.diag(unit)[self.moving]))
+        everything = self.objective(points, eta, scores=True, near=near)
+        gradient = everything.gradient
+        rows = (gradient[1:] - gradient[0]) / unit[self.moving, None]
+        hessian = torch.zeros_like(free).diag()
+        block = rows[:, self.moving]
+        hessian[self.moving[:, None], self.moving] = 0.5 * (block + block.T)
+        point = everything.first()
+        if not bool(torch.isfinite(hessian).all()):
+            return self._by_scores(free, point)
+        drift = torch.zeros((len(free), *point.eta.shape[1:]), dtype=torch.float64)
+        drift[self.moving] = (everything.eta[1:] - point.eta) / unit[self.moving, None, None]
+        return Surface(free, float(point.total[0]), gradient[0], hessian, True, point, drift)
+
+    def _by_scores(self, free: Tensor, point: Evaluation) -> Surface:
+        score = point.score
+        assert score is not None
+        hessian = 0.5 * score[0].T @ score[0]
+        return Surface(free, float(point.total[0]), point.gradient[0], hessian, False, point)
+
+    def by_scores(self, free: Tensor, eta: Tensor | None) -> Surface:
+        """Value, gradient and score outer product at `free [P]`."""
+        return self._by_scores(free, self.objective(free[None], eta, scores=True))
+
+    # -- the search -------------------------------------------------------------------------------------------------
+    def run(self, free: Tensor, eta: Tensor | None = None) -> Outcome:
+        """Minimise from `free [P]`, with the conditional modes searched from `eta [1, subject, q]`."""
+        if not len(self.moving):
+            surface = self.by_scores(free, eta)
+            return Outcome(surface, math.isfinite(surface.value), "nothing to estimate", 0)
+        if not self.cheap:
+            rough = self._secant(free, eta)
+            if not rough.converged:
+                return rough
+            free, eta = rough.surface.free, rough.surface.eta
+        return self._newton(free, eta)
+
+    def _outcome(self, surface: Surface, converged: bool, reason: str) -> Outcome:
+        return Outcome(surface, converged, reason, self.iterations)
+
+    def _note(self, surface: Surface) -> None:
+        self.best = surface
+        if self.watch is not None:
+            self.watch(surface)
+
+    def _newton(self, free: Tensor, eta: Tensor | None) -> Outcome:
+        """Trust-region Newton iterations with difference Hessians."""
+        surface = self.exact(free, eta, near=not self.cheap)
+        radius = FIRST_RADIUS
+        while True:
+            region = self.region(surface)
+            self._note(surface)
+            if region.convex and region.promise < POLISH and surface.exact:
+                surface, region = self._polish(surface, region)
+            if region.convex and region.promise < self.tolerance:
+                return self._outcome(surface, True, "the gradient vanishes and the Hessian is positive definite")
+            if not math.isfinite(region.promise):
+                return self._outcome(surface, False, "the gradient is not finite")
+            if self.iterations >= self.max_iterations:
+                return self._outcome(surface, False, f"stopped at the limit of {self.max_iterations} iterations")
+            self.iterations += 1
+            if region.convex and region.promise < 1.0 and region.newton_length <= min(radius, SHORT):
+                step = region.steps([math.inf])[0]  # almost surely accepted: one batch for the step and its derivatives
+                ahead = self.exact(free + step, surface.eta_after(step), near=True)
+                if ahead.value <= surface.value + NOISE * (1 + abs(surface.value)):
+                    free, surface = ahead.free, ahead
+                    continue
+            free_next, eta_next, radius = self._trial(surface, region, radius)
+            if free_next is None:
+                close = region.promise < 1e-3
+                why = "no step lowers the objective any more" if close else "no step lowers the objective"
+                return self._outcome(surface, close and region.convex, why)
+            free, surface = free_next, self.exact(free_next, eta_next, near=True)
+
+    def _polish(self, surface: Surface, region: Region) -> tuple[Surface, Region]:
+        """A last Newton step, so short that the Hessian need not be taken again."""
+        step = region.steps([math.inf])[0]
+        free = surface.free + step
+        point = self.objective(free[None], surface.eta_after(step), scores=True, near=True)
+        value = float(point.total[0])
+        if not value <= surface.value + NOISE * (1 + abs(surface.value)):
+            return surface, region
+        ahead = replace(surface, free=free, value=value, gradient=point.gradient[0], evaluation=point)
+        return ahead, self.region(ahead)
+
+    def _trial(
+        self, surface: Surface, region: Region, radius: float
+    ) -> tuple[Tensor, Tensor, float] | tuple[None, None, float]:
+        """The best of several radii, its modes, and the radius for the next time."""
+        for _ in range(5):
+            radii = [radius * fraction for fraction in RADII]
+            points = surface.free + region.steps(radii)
+            tried = self.objective(points, surface.eta, tolerance=1e-8)
+            best = int(tried.total.argmin())
+            if float(tried.total[best]) < surface.value:
+                radius = min(2.5 * radius, LARGEST_RADIUS) if best == 0 else max(radii[best], 1e-3) * 1.5
+                return points[best], tried.eta[best : best + 1], radius
+            radius = radii[-1] * 0.4
+        return None, None, radius
+
+    def _secant(self, free: Tensor, eta: Tensor | None) -> Outcome:
+        """Quasi-Newton iterations from score outer products, to where a difference Hessian is worth its price."""
+        surface = self.by_scores(free, eta)
+        correction = torch.zeros_like(surface.hessian)
+        radius = FIRST_RADIUS
+        while True:
+            surface.hessian = surface.hessian + correction
+            region = self.region(surface)
+            self._note(surface)
+            if region.promise < POLISH:
+                return self._outcome(surface, True, "")
+            if not math.isfinite(region.promise):
+                return self._outcome(surface, False, "the gradient is not finite")
+            if self.iterations >= self.max_iterations:
+                return self._outcome(surface, False, f"stopped at the limit of {self.max_iterations} iterations")
+            self.iterations += 1
+            step = region.steps([radius])[0]
+            ahead = self.by_scores(surface.free + step, surface.eta)
+            expected = -float(surface.gradient @ step + 0.5 * step @ surface.hessian @ step)
+            gain = (surface.value - ahead.value) / max(expected, 1e-300)
+            if ahead.value < surface.value:
+                change = ahead.gradient - surface.gradient
+                correction = _secant_update(correction, ahead.hessian, step, change)
+                radius = min(2 * radius, LARGEST_RADIUS) if gain > 0.75 else radius if gain > 0.25 else 0.5 * radius
+                surface = ahead
+            else:
+                length = float((step / self.scale(surface.free, surface.hessian)).norm())
+                radius = 0.25 * min(radius, length)
+                surface.hessian = surface.hessian - correction
+                if radius < 1e-6:
+                    return self._outcome(surface, True, "")
+
+    def region(self, surface: Surface) -> Region:
+        """The quadratic model at a surface, over the parameters that move."""
+        return Region(surface, self.moving, self.scale(surface.free, surface.hessian))
+
+
+class Region:
+    """The quadratic model g's + s'Hs/2 in scaled parameters, and its minimiser in a ball.
+
+    Args:
+        surface: gradient and Hessian.
+        moving: indices of the parameters that move, `[m]`.
+        scale: unit step of each parameter `[P]`.
+
+    Attributes:
+        convex: the Hessian is positive definite.
+        promise: the decrease that the model promises for its best step (with |eigenvalues|).
+        newton_length: scaled length of the Newton step.
+    """
+
+    def __init__(self, surface: Surface, moving: Tensor, scale: Tensor) -> None:
+        self.moving, self.size = moving, len(surface.free)
+        self.unit = scale[moving]
+        hessian = surface.hessian[moving[:, None], moving] * self.unit * self.unit[:, None]
+        gradient = surface.gradient[moving] * self.unit
+        finite = bool(torch.isfinite(hessian).all()) and bool(torch.isfinite(gradient).all())
+        if not finite:
+            self.convex, self.promise, self.newton_length = False, math.nan, math.nan
+            return
+        self.eigenvalues, self.axes = torch.linalg.eigh(hessian)
+        self.slope = self.axes.T @ gradient
+        floor = 1e-12 * float(self.eigenvalues.abs().max()) + 1e-300
+        self.curvature = self.eigenvalues.abs().clamp(min=floor)
+        self.convex = bool(self.eigenvalues[0] > 0)
+        self.promise = 0.5 * float((self.slope**2 / self.curvature).sum())
+        self.newton_length = float((self.slope / self.curvature).norm())
+
+    def steps(self, radii: Sequence[float]) -> Tensor:
+        """For each radius the step of at most that scaled length that minimises the model, `[radius, P]`.
+
+        Where the model bends down its curvature is taken by its absolute value. The Lagrange multipliers are found by
+        bisection, all at once.
+        """
+        slope, curvature = self.slope.numpy(), self.curvature.numpy()
+        radius = np.asarray(radii)
+        low, high = np.zeros(len(radius)), np.linalg.norm(slope) / radius
+        for _ in range(40):
+            shift = 0.5 * (low + high)
+            longer = np.linalg.norm(slope / (curvature + shift[:, None]), axis=1) > radius
+            low, high = np.where(longer, shift, low), np.where(longer, high, shift)
+        shift = np.where(self.newton_length > radius, high, 0.0)
+        inner = torch.from_numpy(-slope / (curvature + shift[:, None])) @ self.axes.T * self.unit
+        steps = torch.zeros(len(radius), self.size, dtype=torch.float64)
+        steps[:, self.moving] = inner
+        return steps
+
+
+def _secant_update(correction: Tensor, scores: Tensor, step: Tensor, change: Tensor) -> Tensor:
+    """What to add to the score outer product so that the sum maps the step onto the change of the gradient.
+
+    The symmetric rank-one update of what is missing, skipped where it is not defined.
+    """
+    missing = change - (scores + correction) @ step
+    along = float(missing @ step)
+    if abs(along) < 1e-8 * float(missing.norm() * step.norm()) or not math.isfinite(along):
+        return correction
+    return correction + torch.outer(missing, missing) / along

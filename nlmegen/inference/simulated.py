@@ -1,0 +1,295 @@
+"""Simulated maximum likelihood: the marginal likelihood on fixed draws, maximised over every parameter.
+
+With draws eta_ik of q_i carried along with the parameters (`transport`), subject i contributes
+
+    l_i(free) = log 1/K sum_k exp[ log p(y_i, eta_ik + T_i (free - free_0); free) - log q_i(eta_ik) ]
+
+a smooth function whose maximiser tends to the maximum likelihood as K grows, whatever q is. Along the thetas that have no
+eta of their own the prediction is linearised at free_0; value and scores are exact there, so `maximise` re-linearises
+until it stands still.
+
+Draws come in independent groups (`lattice`), `[draw, group, subject]`: the spread between groups is the Monte Carlo error.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .linearise import gaussian_score
+from .posterior import LOG_2PI, log_diagonal
+from .transport import Chart
+
+if TYPE_CHECKING:
+    from ..model.problem import Problem
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The simulated likelihood at one point.
+
+    Args:
+        log_likelihood: sum over subjects.
+        scores: derivative of each subject's term in the free parameters, `[subject, P]`.
+        group_log_likelihood: each group's own estimate of a subject's term, `[group, subject]`.
+        group_scores: each group's own estimate of a subject's score, `[group, subject, P]`.
+        log_weights: log p - log q, `[draw, group, subject]`.
+    """
+
+    log_likelihood: float
+    scores: Tensor
+    group_log_likelihood: Tensor
+    group_scores: Tensor
+    log_weights: Tensor
+
+    @property
+    def gradient(self) -> Tensor:
+        """Derivative of the log likelihood, `[P]`."""
+        return self.scores.sum(0)
+
+    @property
+    def ess(self) -> Tensor:
+        """Effective sample size over K of each subject, `[subject]`."""
+        flat = torch.log_softmax(self.log_weights.flatten(0, 1), 0)
+        return torch.exp(-torch.logsumexp(2.0 * flat, 0)) / flat.shape[0]
+
+    @property
+    def score_noise(self) -> Tensor:
+        """Monte Carlo covariance of the gradient, from the spread between groups, `[P, P]`."""
+        off = self.group_scores - self.group_scores.mean(0)
+        g = off.shape[0]
+        return torch.einsum("gna,gnb->ab", off, off) / (g * (g - 1))
+
+    @property
+    def log_likelihood_se(self) -> float:
+        """Monte Carlo standard error of the log likelihood."""
+        off = self.group_log_likelihood - self.group_log_likelihood.mean(0)
+        g = off.shape[0]
+        return math.sqrt(float((off * off).sum()) / (g * (g - 1)))
+
+
+class SimulatedLikelihood:
+    """The simulated log likelihood of a problem on fixed draws.
+
+    Args:
+        problem: the binding of page and data.
+        free: free_0, where the draws were made, `[P]`.
+        eta: draws, `[draw, group, subject, q]`.
+        log_q: their log density under q, `[draw, group, subject]`.
+    """
+
+    def __init__(self, problem: Problem, free: Tensor, eta: Tensor, log_q: Tensor) -> None:
+        self.problem, self.chart = problem, Chart(problem)
+        self.log_q = log_q
+        moves = self.chart.transport(free, problem.values(free), eta.mean((0, 1)))
+        self._linearise(free, eta, moves)
+
+    def _linearise(self, free: Tensor, eta: Tensor, moves: Tensor) -> None:
+        problem, chart = self.problem, self.chart
+        values = problem.values(free)
+        self.free, self.moves = free, moves
+        self.eta, self.tangents = outermost(eta), []
+        if not chart.others:
+            self.f = outermost(problem.predict(eta, values).f)
+            return
+        along = moves[:, :, chart.others].movedim(-1, 0)[:, None, None]
+        prediction = problem.predict(eta, values, 1, chart.directions(free, along))
+        assert prediction.jac is not None
+        self.f, self.tangents = outermost(prediction.f), [outermost(x) for x in prediction.jac]
+
+    def carried(self, free: Tensor) -> SimulatedLikelihood:
+        """The same function, its draws carried to `free [P]` and its predictions exact there."""
+        if not self.tangents:
+            return self
+        other = copy.copy(self)
+        other._linearise(free, self.eta + self._shift(free - self.free), self.moves)
+        return other
+
+    def renewed(self, free: Tensor) -> SimulatedLikelihood:
+        """As `carried`, with the directions of transport found anew."""
+        weights = torch.softmax(self(free).log_weights.flatten(0, 1), 0).unsqueeze(-1)
+        other = copy.copy(self)
+        eta = self.eta + self._shift(free - self.free)
+        centre = (weights * eta.flatten(0, 1)).sum(0)
+        other._linearise(free, eta, self.chart.transport(free, self.problem.values(free), centre))
+        return other
+
+    def _shift(self, move: Tensor) -> Tensor:
+        """How far the draws are carried `[..., subject, q]` by a move of the parameters `[P]` or `[..., subject, P]`."""
+        return (self.moves @ move.unsqueeze(-1)).squeeze(-1)
+
+    def __call__(self, free: Tensor) -> Evaluation:
+        """Value and scores at `free [P]`."""
+        problem, move = self.problem, free - self.free
+        groups, n = self.eta.shape[1:3]
+        # the residual SDs of each group and subject are leaves of their own: the gradient in them is the score
+        copies = free[self.chart.sigmas].expand(groups, n, -1).clone().requires_grad_()
+        f = self.f
+        for tangent, a in zip(self.tangents, self.chart.others, strict=True):
+            f = f + tangent * move[a]
+        with torch.enable_grad():
+            variance, slope = self._variance(f, free, copies)
+        inverse, log_variance = 1.0 / variance.detach(), variance.detach().log()
+        residual = problem.y - f
+        square = residual * residual * inverse
+        log_joint = problem.log_jacobian - 0.5 * ((square + log_variance + LOG_2PI) * problem.mask).sum(-1)
+        eta = self.eta + self._shift(move) if bool(move.any()) else self.eta
+        log_weights = log_joint + self._log_prior(free, eta) - self.log_q
+        own = torch.logsumexp(log_weights, 0)
+        weight = torch.exp(log_weights - own).unsqueeze(-1) * problem.mask
+        scores = self._prior_scores(free, eta, torch.exp(log_weights - own))
+        if self.chart.sigmas:
+            pull = 0.5 * weight * (square - 1.0) * inverse
+            (own_scores,) = torch.autograd.grad(variance, copies, pull.sum_to_size(variance.shape))
+            scores[..., self.chart.sigmas] += own_scores
+        if self.tangents:
+            push = weight * gaussian_score(residual, variance.detach(), slope.detach())[0]
+            for tangent, a in zip(self.tangents, self.chart.others, strict=True):
+                scores[..., a] += (push * tangent).sum((0, -1))
+        own = own - math.log(self.eta.shape[0])
+        share = torch.softmax(own, 0).unsqueeze(-1)
+        total = torch.logsumexp(own, 0) - math.log(groups)
+        return Evaluation(float(total.sum()), (share * scores).sum(0), own, scores, log_weights)
+
+    def _variance(self, f: Tensor, free: Tensor, copies: Tensor) -> tuple[Tensor, Tensor]:
+        """R and dR/df with the residual SDs taken from `copies [group, subject, sigma]`."""
+        problem, layout = self.problem, self.problem.layout
+        values = problem.values(free)
+        sigma = dict(values.sigma)
+        first = len(layout.names) - len(layout.sigma_names)
+        for c, a in enumerate(self.chart.sigmas):
+            sigma[layout.sigma_names[int(problem.free_index[a]) - first]] = copies[..., c : c + 1].exp()
+        variance, slope, _ = problem.variance(f, dataclasses.replace(values, sigma=sigma))
+        return variance, slope
+
+    def _log_prior(self, free: Tensor, eta: Tensor) -> Tensor:
+        factor = self.problem.values(free).factor
+        flat = eta.movedim(-1, 0)
+        white = (torch.linalg.inv(factor) @ flat.flatten(1)).reshape(flat.shape)
+        return -0.5 * (white * white).sum(0) - log_diagonal(factor) - 0.5 * len(factor) * LOG_2PI
+
+    def _prior_scores(self, free: Tensor, eta: Tensor, weight: Tensor) -> Tensor:
+        """What log p(eta; Omega) adds to the scores, through Omega and through the carried draws, `[group, subject, P]`."""
+        q = eta.shape[-1]
+        mean = torch.stack([(weight * eta[..., i]).sum(0) for i in range(q)], -1)
+        second = torch.zeros(*mean.shape, q, dtype=mean.dtype)
+        for i in range(q):
+            part = weight * eta[..., i]
+            for j in range(i + 1):
+                second[..., i, j] = second[..., j, i] = (part * eta[..., j]).sum(0)
+        omega, by_free = self.chart.omega_and_slope(free)
+        precision = torch.linalg.inv(omega)
+        pull = 0.5 * (precision @ second @ precision - precision)
+        scores = torch.einsum("gnij,ijp->gnp", pull, by_free)
+        return scores - torch.einsum("gnq,nqp->gnp", mean @ precision, self.moves)
+
+    def hessian(self, free: Tensor, step: float = 1e-4) -> Tensor:
+        """Second derivatives of the log likelihood by central differences of its score, `[P, P]`."""
+        rows = []
+        for a in range(len(free)):
+            move = torch.zeros_like(free)
+            move[a] = step
+            ahead, behind = (
+                self.carried(x) if a in self.chart.others else self for x in (free + move, free - move)
+            )
+            rows.append((ahead(free + move).gradient - behind(free - move).gradient) / (2.0 * step))
+        matrix = torch.stack(rows)
+        return 0.5 * (matrix + matrix.mT)
+
+
+def outermost(x: Tensor) -> Tensor:
+    """The same tensor laid out in memory with its last, short axis outermost: sums over it then run along whole rows."""
+    return x.movedim(-1, 0).contiguous().movedim(0, -1)
+
+
+@dataclass(frozen=True)
+class Maximum:
+    """Where a search for the maximum ended.
+
+    Args:
+        free: `[P]`.
+        evaluation: there.
+        moved: squared length of the whole move in the metric of the first score outer product: twice the gain that a
+            quadratic likelihood would have made.
+        iterations: steps taken.
+        settled: whether the predicted gain fell under the tolerance.
+    """
+
+    free: Tensor
+    evaluation: Evaluation
+    moved: float
+    iterations: int
+    settled: bool
+
+
+def maximise(
+    likelihood: SimulatedLikelihood,
+    free: Tensor,
+    *,
+    iterations: int = 40,
+    step_limit: float = 0.3,
+    reach: float = math.inf,
+    tolerance: float = 1e-3,
+    least_ess: float = 0.03,
+) -> Maximum:
+    """BFGS on the simulated likelihood; the first metric is the outer product of the subjects' scores.
+
+    Args:
+        likelihood: on its fixed draws.
+        free: start, `[P]`.
+        iterations: at most.
+        step_limit: largest entry of one step.
+        reach: largest entry of the whole move (draws are only good near where they were made).
+        tolerance: stop when the predicted gain in log likelihood is under this.
+        least_ess: stop when the median ESS / K falls under this.
+    """
+    start = free
+    here = likelihood(free)
+    outer = here.scores.mT @ here.scores
+    metric = inverse_information(outer)
+    identity = torch.eye(len(free), dtype=torch.float64)
+    count, settled = 0, False
+    for count in range(1, iterations + 1):
+        gradient = here.gradient
+        step = metric @ gradient
+        if float(step @ gradient) < tolerance:
+            settled = True
+            break
+        step = step * min(1.0, step_limit / float(step.abs().max()))
+        found = _line_search(likelihood, free, here, step, start, reach)
+        if found is None:
+            break
+        new, there = found
+        s, y = new - free, gradient - there.gradient
+        free, here = new, there
+        curvature = float(s @ y)
+        if curvature > 1e-10:
+            left = identity - torch.outer(s, y) / curvature
+            metric = left @ metric @ left.mT + torch.outer(s, s) / curvature
+        if float(here.ess.median()) < least_ess:
+            break
+    off = free - start
+    return Maximum(free, here, float(off @ outer @ off), count, settled)
+
+
+def _line_search(
+    likelihood: SimulatedLikelihood, free: Tensor, here: Evaluation, step: Tensor, start: Tensor, reach: float
+) -> tuple[Tensor, Evaluation] | None:
+    for _ in range(10):
+        new = torch.minimum(torch.maximum(free + step, start - reach), start + reach)
+        there = likelihood(new)
+        if there.log_likelihood > here.log_likelihood:
+            return new, there
+        step = 0.4 * step
+    return None
+
+
+def inverse_information(information: Tensor, ridge: float = 1e-3) -> Tensor:
+    """Inverse of an information matrix, steadied by a ridge that is small beside any parameter worth estimating."""
+    return torch.linalg.inv(information + ridge * torch.eye(len(information), dtype=information.dtype))

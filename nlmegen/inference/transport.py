@@ -1,0 +1,112 @@
+"""How draws of eta move when a fixed effect moves, so that their weights hardly change.
+
+Fixed draws are good for the parameters at which they were drawn. When free parameter a moves by d, each subject's draws
+are carried along, eta + T_a d, with T_a a constant of the subject: a translation, which preserves volume, so the density
+under q of a carried draw is that of the draw and the weights stay exact.
+
+    mu-referenced pair (a, k):   T_a = -1 in eta k       phi = mu + eta stays put, and so does the prediction
+    any other theta:             T_a = -(J' W J + Omega^-1)^-1 J' W J_a      the shift of the linearised posterior
+    omega and sigma:             T_a = 0
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..model.problem import Directions
+from .linearise import gaussian_score
+
+if TYPE_CHECKING:
+    from ..model.problem import Problem, Values
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Which free parameter is what.
+
+    Args:
+        problem: the binding of page and data.
+    """
+
+    problem: Problem
+
+    @cached_property
+    def paired(self) -> dict[int, int]:
+        """Free index -> eta index of the mu-referenced thetas (the first eta, where there are several)."""
+        pairs: dict[int, int] = {}
+        for a, k in self.problem.mu_pairs:
+            pairs.setdefault(a, k)
+        return pairs
+
+    @cached_property
+    def others(self) -> list[int]:
+        """Free indices of the thetas without an eta of their own."""
+        n = self.problem.layout.n_theta
+        return [a for a, j in enumerate(self.problem.free_index.tolist()) if j < n and a not in self.paired]
+
+    @cached_property
+    def sigmas(self) -> list[int]:
+        """Free indices of the residual standard deviations."""
+        layout = self.problem.layout
+        first = len(layout.names) - len(layout.sigma_names)
+        return [a for a, j in enumerate(self.problem.free_index.tolist()) if j >= first]
+
+    def with_omega(self, free: Tensor, covariance: Tensor) -> Tensor:
+        """`free` with its Omega replaced by the structure's part of `covariance [q, q]`; fixed blocks stay."""
+        problem, layout = self.problem, self.problem.layout
+        part = torch.eye(problem.q, dtype=torch.float64)
+        for i, j in layout.positions:
+            part[i, j] = part[j, i] = covariance[i, j]
+        full = problem.full(free).clone()
+        n = layout.n_theta
+        full[n : n + len(layout.positions)] = layout.chart.vector(part)
+        return full[problem.free_index]
+
+    def omega_and_slope(self, free: Tensor) -> tuple[Tensor, Tensor]:
+        """Omega `[q, q]` and its derivative in the free parameters `[q, q, P]`."""
+        slope: Tensor = torch.func.jacfwd(self.problem.omega)(free)
+        return self.problem.omega(free), slope
+
+    def directions(self, free: Tensor, eta: Tensor) -> Directions:
+        """One direction for each of `others`: the theta moves with its free parameter, the etas by `eta`.
+
+        Args:
+            free: where, `[P]`.
+            eta: motion of the etas, `[direction, ..., subject, q]`, broadcastable to the draws.
+        """
+        layout = self.problem.layout
+        full = self.problem.full(free)
+        theta: dict[str, Tensor] = {}
+        for d, a in enumerate(self.others):
+            j = int(self.problem.free_index[a])
+            unit = torch.zeros(len(self.others), dtype=torch.float64)
+            unit[d] = layout.bijections[j].slope(full[j])
+            theta[layout.theta_names[j]] = unit.reshape(-1, 1, 1)
+        return Directions(eta, theta)
+
+    def transport(self, free: Tensor, values: Values, centre: Tensor) -> Tensor:
+        """T at the etas `centre [subject, q]`: `[subject, q, P]`."""
+        problem = self.problem
+        n, q = centre.shape
+        moves = torch.zeros(n, q, problem.P, dtype=torch.float64)
+        for a, k in self.paired.items():
+            moves[:, k, a] = -1.0
+        if not self.others:
+            return moves
+        still = torch.zeros(len(self.others), 1, q, dtype=torch.float64)
+        by_theta = problem.predict(centre, values, 1, self.directions(free, still)).jac
+        prediction = problem.predict(centre, values, 1)
+        assert by_theta is not None and prediction.jac is not None
+        variance, slope, _ = problem.variance(prediction.f, values)
+        weight = gaussian_score(problem.y - prediction.f, variance, slope)[1] * problem.mask
+        jac = prediction.jac.movedim(0, -1)
+        precision = torch.cholesky_inverse(values.factor)
+        information = jac.mT @ (jac * weight.unsqueeze(-1)) + precision
+        pull = jac.mT @ (by_theta.movedim(0, -1) * weight.unsqueeze(-1))
+        moves[:, :, self.others] = -torch.linalg.solve(information, pull)
+        return moves

@@ -1,0 +1,245 @@
+"""Variational EM with one Gaussian a subject and no network: the quick start of a fit.
+
+The bound on log p(y) of subject i for q_i = N(m, C),
+
+    E_q log p(y | eta) - KL(q || N(0, Omega)),
+
+is taken on the 2q cubature points m +- sqrt(q) L_j (degree 3, C = L L'). The E-step is a damped natural gradient in m and
+C^-1 (Khan & Rue 2023, arXiv:2107.04562) with expected information in place of the Hessian and a line search a subject;
+the M-step is closed for mu-referenced thetas and Omega, a Fisher step for the other thetas and for sigma.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..errors import FitError
+from .linearise import gaussian_score
+from .posterior import kl_divergence
+from .transport import Chart
+
+if TYPE_CHECKING:
+    from ..model.problem import Problem
+
+HALVINGS = 6
+"""Tries of a line search."""
+STEP_LIMIT = 1.0
+"""Largest move of a whitened mean in one E-step, in prior SD."""
+THETA_LIMIT = 0.5
+"""Largest move of a free parameter in one M-step."""
+
+
+@dataclass(frozen=True)
+class Variational:
+    """A point of variational EM.
+
+    Args:
+        free: parameters, `[P]`.
+        mean: of each q, `[subject, q]`.
+        factor: lower triangular factor of its covariance, `[subject, q, q]`.
+        bound: each subject's bound on log p(y), `[subject]`.
+    """
+
+    free: Tensor
+    mean: Tensor
+    factor: Tensor
+    bound: Tensor
+
+    @property
+    def covariance(self) -> Tensor:
+        """C, `[subject, q, q]`."""
+        return self.factor @ self.factor.mT
+
+
+def cubature(mean: Tensor, factor: Tensor) -> Tensor:
+    """The 2q points m +- sqrt(q) L_j, `[2q, subject, q]`."""
+    steps = math.sqrt(mean.shape[-1]) * factor.movedim(-1, 0)
+    return torch.cat([mean + steps, mean - steps])
+
+
+def gaussian_bound(problem: Problem, free: Tensor, mean: Tensor, factor: Tensor) -> Tensor:
+    """The bound of each subject on the cubature points, `[subject]`."""
+    values = problem.values(free)
+    fit = problem.log_likelihood(cubature(mean, factor), values).mean(0)
+    return fit - kl_divergence(mean, factor, values.factor)
+
+
+def start_at(problem: Problem, free: Tensor, share: float = 0.3) -> Variational:
+    """q = N(0, share^2 Omega) for every subject."""
+    n, q = problem.n_subjects, problem.q
+    mean = torch.zeros(n, q, dtype=torch.float64)
+    factor = (share * problem.values(free).factor).expand(n, q, q)
+    return Variational(free, mean, factor, gaussian_bound(problem, free, mean, factor))
+
+
+def expectation_step(problem: Problem, at: Variational) -> Variational:
+    """One damped natural-gradient step of every q; no subject's bound falls."""
+    values = problem.values(at.free)
+    points = cubature(at.mean, at.factor)
+    prediction = problem.predict(points, values, 1)
+    assert prediction.jac is not None
+    variance, slope, _ = problem.variance(prediction.f, values)
+    score, weight = gaussian_score(problem.y - prediction.f, variance, slope)
+    jac = prediction.jac.movedim(0, -1)
+    precision = torch.cholesky_inverse(values.factor)
+    pull = (jac.mT @ (score * problem.mask).unsqueeze(-1)).mean(0) - precision @ at.mean.unsqueeze(-1)
+    target = (jac.mT @ (jac * (weight * problem.mask).unsqueeze(-1))).mean(0) + precision
+    step = torch.linalg.solve(target, pull)
+    white = torch.linalg.solve_triangular(values.factor, step, upper=False)
+    step = (step * (STEP_LIMIT / white.abs().amax(1, keepdim=True)).clamp_max(1.0)).squeeze(-1)
+    return _damped(problem, at, step, target)
+
+
+def _damped(problem: Problem, at: Variational, step: Tensor, target: Tensor) -> Variational:
+    """The longest of ever shorter steps towards precision `target [subject, q, q]` that raises a subject's bound."""
+    present = torch.cholesky_inverse(at.factor)
+    mean, factor, bound = at.mean.clone(), at.factor.clone(), at.bound.clone()
+    pending, some, size = torch.arange(problem.n_subjects), problem, 1.0
+    for _ in range(HALVINGS):
+        new_mean = at.mean[pending] + size * step[pending]
+        blend = torch.lerp(present[pending], target[pending], size)
+        new_factor = torch.linalg.cholesky(torch.linalg.inv(blend))
+        new_bound = gaussian_bound(some, at.free, new_mean, new_factor)
+        better = new_bound > at.bound[pending]
+        risen = pending[better]
+        mean[risen], factor[risen], bound[risen] = new_mean[better], new_factor[better], new_bound[better]
+        pending = pending[~better]
+        if not len(pending):
+            break
+        some, size = problem.select(pending), 0.4 * size
+    return Variational(at.free, mean, factor, bound)
+
+
+def maximisation_step(problem: Problem, chart: Chart, at: Variational) -> Variational:
+    """New parameters for the present q: thetas (the q are carried along), Omega, then sigma; halved until the bound rises."""
+    moves = chart.transport(at.free, problem.values(at.free), at.mean)
+    step = _theta_step(problem, chart, at, moves)
+    for _ in range(HALVINGS):
+        mean = at.mean + moves @ step
+        free = chart.with_omega(at.free + step, _second_moment(mean, at.factor))
+        new = _bounded(problem, free, mean, at.factor)
+        if bool(new.bound.sum() >= at.bound.sum()):
+            at = new
+            break
+        step = 0.4 * step
+    return _sigma_step(problem, chart, at)
+
+
+def _second_moment(mean: Tensor, factor: Tensor) -> Tensor:
+    rows = torch.cat([mean.unsqueeze(-1), factor], -1)
+    return torch.einsum("nij,nkj->ik", rows, rows) / len(mean)
+
+
+def _bounded(problem: Problem, free: Tensor, mean: Tensor, factor: Tensor) -> Variational:
+    return Variational(free, mean, factor, gaussian_bound(problem, free, mean, factor))
+
+
+def _theta_step(problem: Problem, chart: Chart, at: Variational, moves: Tensor) -> Tensor:
+    """Gauss-Newton step of the thetas in the bound, the means moving by `moves [subject, q, P]`; zero for the rest, `[P]`."""
+    values = problem.values(at.free)
+    thetas = [*chart.paired, *chart.others]
+    precision = torch.cholesky_inverse(values.factor)
+    drag = moves.mT @ precision
+    information = (drag @ moves).sum(0)
+    gradient = -(drag @ at.mean.unsqueeze(-1)).sum(0).squeeze(-1)
+    if chart.others:
+        points = cubature(at.mean, at.factor)
+        along = moves[:, :, chart.others].movedim(-1, 0)[:, None]
+        prediction = problem.predict(points, values, 1, chart.directions(at.free, along))
+        assert prediction.jac is not None
+        variance, slope, _ = problem.variance(prediction.f, values)
+        score, weight = gaussian_score(problem.y - prediction.f, variance, slope)
+        jac = prediction.jac.flatten(1)
+        s, w = ((x * problem.mask).flatten() / len(points) for x in (score, weight))
+        index = torch.tensor(chart.others)
+        gradient[index] += jac @ s
+        information[index.unsqueeze(1), index] += jac @ (w.unsqueeze(-1) * jac.mT)
+    step = torch.zeros_like(at.free)
+    if thetas:
+        ridge = 1e-9 * torch.eye(len(thetas), dtype=torch.float64)
+        step[thetas] = torch.linalg.solve(information[thetas][:, thetas] + ridge, gradient[thetas])
+    return step.clamp(-THETA_LIMIT, THETA_LIMIT)
+
+
+def _sigma_step(problem: Problem, chart: Chart, at: Variational) -> Variational:
+    """One Fisher step of the residual standard deviations."""
+    if not chart.sigmas:
+        return at
+    points = cubature(at.mean, at.factor)
+    f = problem.predict(points, problem.values(at.free)).f
+    tangents = []
+    for a in chart.sigmas:
+        unit = torch.zeros_like(at.free)
+        unit[a] = 1.0
+        variance, tangent = torch.func.jvp(
+            lambda free: problem.variance(f, problem.values(free))[0].expand(f.shape), (at.free,), (unit,)
+        )
+        tangents.append((tangent / variance * problem.mask).flatten())
+    jac = torch.stack(tangents)
+    residual = problem.y - f
+    excess = ((residual * residual / variance - 1.0) * problem.mask).flatten()
+    information = 0.5 * jac @ jac.mT + 1e-9 * torch.eye(len(jac), dtype=torch.float64)
+    step = torch.zeros_like(at.free)
+    step[chart.sigmas] = torch.linalg.solve(information, 0.5 * jac @ excess).clamp(-THETA_LIMIT, THETA_LIMIT)
+    for _ in range(HALVINGS):
+        new = _bounded(problem, at.free + step, at.mean, at.factor)
+        if bool(new.bound.sum() >= at.bound.sum()):
+            return new
+        step = 0.4 * step
+    return at
+
+
+def variational_em(
+    problem: Problem,
+    free: Tensor,
+    *,
+    iterations: int = 40,
+    inner: int = 2,
+    first: int = 8,
+    tolerance: float = 0.02,
+    report: Callable[[int, float], None] | None = None,
+) -> Variational:
+    """Alternate E- and M-steps until the total bound gains less than `tolerance` an iteration, twice in a row.
+
+    Args:
+        problem: the binding of page and data.
+        free: start, `[P]`.
+        iterations: at most.
+        inner: E-steps an iteration; `first` before the first M-step.
+        tolerance: in log likelihood units.
+        report: called with the iteration and the bound.
+
+    Raises:
+        FitError: when the bound is not finite at the start.
+    """
+    chart = Chart(problem)
+    at = start_at(problem, free)
+    if not bool(at.bound.isfinite().all()):
+        raise FitError(_not_finite(problem, at.bound))
+    calm, previous = 0, -math.inf
+    for k in range(iterations):
+        for _ in range(first if k == 0 else inner):
+            at = expectation_step(problem, at)
+        at = maximisation_step(problem, chart, at)
+        total = float(at.bound.sum())
+        if report is not None:
+            report(k + 1, total)
+        calm = calm + 1 if total - previous < tolerance else 0
+        previous = total
+        if calm == 2:
+            break
+    return at
+
+
+def _not_finite(problem: Problem, bound: Tensor) -> str:
+    ids = [problem.population.ids[int(i)] for i in (~bound.isfinite()).nonzero().flatten()[:5]]
+    return (
+        f"the likelihood is not finite at the starting values for subjects {', '.join(ids)}; "
+        "start closer to the data (model.with_values), or check their doses, times and units"
+    )
