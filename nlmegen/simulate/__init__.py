@@ -1,0 +1,1 @@
+"""Virtual patients: a dosing regimen, a cohort, a trial."""

@@ -1,0 +1,220 @@
+"""A cohort of virtual patients: how many, dosed how, sampled when, with whose covariates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+
+from nlmegen.data.population import Population
+from nlmegen.errors import DataError, nearest
+from nlmegen.simulate.donors import Donors
+from nlmegen.simulate.draws import generator
+from nlmegen.simulate.regimen import Regimen
+
+WEIGHT = "wt"
+"""The covariate that an amount per kg is multiplied by."""
+
+_Floats = npt.NDArray[np.float64]
+_Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Stencil:
+    """The distinct records of a cohort, and which patient follows which.
+
+    Attributes:
+        population: One subject for each arm and covariate donor in use, ids 1, 2, ...
+        index: [n] Subject of `population` that each patient copies.
+    """
+
+    population: Population
+    index: _Ints
+
+    def records(self, start: int, stop: int) -> tuple[pd.DataFrame, _Ints]:
+        """Return the records of patients `start` to `stop - 1`, under ids of their own.
+
+        Returns:
+            The table, ids from `start + 1`; and [stop - start, T] the row of each observation in it, -1 in
+            padding.
+        """
+        chosen = self.population.select(self.index[start:stop])
+        length = np.bincount(self.population.table["id"].to_numpy() - 1)[self.index[start:stop]]
+        table = chosen.table.copy()
+        table["id"] = np.repeat(np.arange(start + 1, stop + 1), length)
+        return table, chosen.row.numpy()
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Virtual patients to simulate: doses, sampling times and covariates, no model yet.
+
+    A dose comes before a sample at the same time. Covariates are drawn with replacement from real subjects,
+    each patient taking one subject's whole row (and, where a covariate varies in time, its whole course), so
+    that their joint distribution is kept.
+
+    Args:
+        n: Number of patients in all; several arms share them as evenly as possible, in the order given.
+        regimen: A `Regimen`, its text, or a dict from the name of an arm to either.
+        times: Sampling times, not negative: numbers, or text `"FIRST:LAST:STEP"` (the end included) or
+            `"0.5, 1, 2"`. With several endpoints each time gives one record of each.
+        covariates: Whose covariates: a `Population`, a DataFrame with one row a subject, or a DataFrame in
+            NONMEM columns; None for a model without covariates.
+        dvid: Labels of the endpoints to sample; None for all endpoints of the model that is simulated.
+
+    Raises:
+        DataError: No patients, no times, an unreadable regimen, or an amount per kg without covariate `wt`.
+
+    Example:
+        >>> cohort = Cohort(3, "100 every 12 x 2", times="0:24:12")
+        >>> cohort.population(seed=1).n_observations
+        9
+    """
+
+    n: int
+    regimen: Regimen | str | Mapping[str, Regimen | str]
+    times: str | Iterable[float]
+    covariates: Population | pd.DataFrame | None = None
+    dvid: tuple[str | int, ...] | None = None
+    arms: dict[str, Regimen] = field(init=False, repr=False)
+    grid: _Floats = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.n, bool) or int(self.n) != self.n or self.n < 1:
+            raise DataError(f"n: expected a whole number of patients, 1 or more, got {self.n!r}")
+        arms = self.regimen if isinstance(self.regimen, Mapping) else {"": self.regimen}
+        if not arms:
+            raise DataError("regimen: expected at least one arm, got an empty dict")
+        read = {str(k): v if isinstance(v, Regimen) else Regimen.parse(v) for k, v in arms.items()}
+        object.__setattr__(self, "arms", read)
+        object.__setattr__(self, "grid", parse_times(self.times))
+
+    def population(self, seed: int = 0, dvid: tuple[str | int, ...] = (1,)) -> Population:
+        """Return the patients with their dose and observation records; dv is 1 where it is to be simulated.
+
+        Args:
+            seed: Seed of the draw of covariates; `simulate` with this seed gives these patients.
+            dvid: Endpoint labels when the cohort names none.
+        """
+        stencil = self.stencil(seed, dvid)
+        like = stencil.population
+        return Population.from_table(
+            stencil.records(0, self.n)[0],
+            interpolation=like.interpolation,
+            time_unit=like.time_unit,
+            amount_unit=like.amount_unit,
+            dv_unit=like.dv_unit,
+            covariates=list(like.covariates),
+            warn=False,
+        )
+
+    def stencil(self, seed: int, dvid: tuple[str | int, ...] = (1,)) -> Stencil:
+        """Return the distinct records and who follows them: arms in order, donors drawn with replacement."""
+        donors = Donors.of(self.covariates)
+        if any(regimen.per_kg for regimen in self.arms.values()) and WEIGHT not in donors.names:
+            have = nearest(WEIGHT, donors.names) if donors.names else " No covariates were given."
+            raise DataError(
+                f"an amount per kg needs the covariate '{WEIGHT}' (body weight in kg) for every subject.{have}"
+                f" Pass covariates= with a column '{WEIGHT}', or give the amount without /kg"
+            )
+        drawn = torch.randint(len(donors), (self.n,), generator=generator(seed, "covariates")).numpy()
+        used, donor = np.unique(drawn, return_inverse=True)
+        arm = np.sort(np.arange(self.n) % len(self.arms))
+        records = [
+            self._records(k, regimen, donors, used, self.dvid or dvid)
+            for k, regimen in enumerate(self.arms.values())
+        ]
+        table = pd.concat(records, ignore_index=True)
+        if len(self.arms) > 1:
+            table["arm"] = np.asarray(list(self.arms), dtype=object)[
+                (table["id"].to_numpy() - 1) // len(used)
+            ]
+        population = Population.from_table(table, **donors.reading, covariates=donors.names, warn=False)
+        return Stencil(population, (arm * len(used) + donor.reshape(-1)).astype(np.int64))
+
+    def _records(
+        self, arm: int, regimen: Regimen, donors: Donors, used: _Ints, dvid: tuple[str | int, ...]
+    ) -> pd.DataFrame:
+        """Dose and observation records of one arm, one subject a donor."""
+        parts = []
+        for course in regimen.courses:
+            parts.append(
+                {
+                    "time": course.times,
+                    "amt": np.full(course.doses, course.amount),
+                    "rate": np.full(course.doses, course.amount / course.over if course.over else 0.0),
+                    "cmt": np.full(course.doses, 0 if course.into is None else course.into, dtype=object),
+                    "evid": np.ones(course.doses, dtype=np.int64),
+                    "per_kg": np.full(course.doses, course.per is not None),
+                }
+            )
+        for label in dvid:
+            parts.append(
+                {
+                    "time": self.grid,
+                    "amt": np.zeros(len(self.grid)),
+                    "rate": np.zeros(len(self.grid)),
+                    "cmt": np.full(len(self.grid), 0, dtype=object),
+                    "evid": np.zeros(len(self.grid), dtype=np.int64),
+                    "per_kg": np.zeros(len(self.grid), dtype=bool),
+                    "dvid": np.full(len(self.grid), label, dtype=object),
+                }
+            )
+        one = pd.concat([pd.DataFrame(part) for part in parts], ignore_index=True)
+        # A sample at the time of a dose is taken after it, so that time 0 of a bolus is its peak.
+        one = one.sort_values(["time", "evid"], ascending=[True, False], kind="stable", ignore_index=True)
+        table = donors.spread(one, used)
+        table.insert(0, "id", table.pop("donor").to_numpy() + 1 + arm * len(used))
+        if regimen.per_kg:
+            factor = np.where(table["per_kg"].to_numpy(dtype=bool), table[WEIGHT].to_numpy(dtype=float), 1.0)
+            table["amt"] *= factor
+            table["rate"] *= factor
+        table.insert(6, "mdv", (table["evid"] != 0).astype(np.int64))
+        # A value that every endpoint accepts holds the place of the observation to come.
+        table.insert(7, "dv", np.where(table["evid"] == 0, 1.0, np.nan))
+        if all(isinstance(label, int) for label in table["cmt"]):
+            table["cmt"] = table["cmt"].astype(np.int64)
+        plain = dvid == (1,)
+        if not plain:
+            table["dvid"] = table["dvid"].where(table["evid"] == 0, dvid[0])
+        return table.drop(columns=["per_kg", "dvid"] if plain else ["per_kg"])
+
+
+def parse_times(times: str | Iterable[float]) -> _Floats:
+    """Return sampling times in order, each once.
+
+    Args:
+        times: Numbers; or text `"FIRST:LAST:STEP"` with the end included, or `"0.5, 1, 2"`.
+
+    Raises:
+        DataError: No times, a negative or infinite one, or text that is neither form.
+
+    Example:
+        >>> parse_times("0:6:2")
+        array([0., 2., 4., 6.])
+    """
+    remedy = 'write "0:168:2" (first, last, step), "0.5, 1, 2", or give numbers'
+    try:
+        if isinstance(times, str) and ":" in times:
+            first, last, step = (float(word) for word in times.split(":"))
+            if not step > 0 or not last >= first:
+                raise DataError(f"times {times!r}: expected LAST >= FIRST and STEP above 0; {remedy}")
+            # A tenth of a thousandth of a step forgives the rounding of ends such as 0.3 with step 0.1.
+            values = first + step * np.arange(int(np.floor((last - first) / step + 1e-4)) + 1)
+        elif isinstance(times, str):
+            values = np.array([float(word) for word in times.split(",")])
+        else:
+            values = np.array([float(value) for value in times])
+    except (TypeError, ValueError, OverflowError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"times: cannot read {times!r}; {remedy}") from None
+    if not len(values):
+        raise DataError(f"times: expected at least one sampling time, got none; {remedy}")
+    if not np.isfinite(values).all() or values.min() < 0:
+        raise DataError(f"times: expected finite times of 0 or later, got {times!r}; {remedy}")
+    return np.unique(values)

@@ -1,0 +1,148 @@
+"""Cohorts: who is dosed how, sampled when, and takes whose covariates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import nlmegen as nl
+from nlmegen.errors import DataError
+from nlmegen.simulate.cohort import Cohort, parse_times
+from nlmegen.simulate.regimen import Regimen
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [
+        ("0:168:2", np.arange(0, 169, 2)),
+        ("0:1:0.1", np.linspace(0, 1, 11)),
+        ("0:0.3:0.1", [0, 0.1, 0.2, 0.3]),
+        ("0:5:2", [0, 2, 4]),
+        ("3:3:1", [3]),
+        ("0.5, 2,1", [0.5, 1, 2]),
+        (range(0, 10, 3), [0, 3, 6, 9]),
+        (np.array([2.0, 1.0, 2.0]), [1, 2]),
+    ],
+)
+def test_times(times: Any, expected: Any) -> None:
+    np.testing.assert_allclose(parse_times(times), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "times", ["", "0:10", "0:10:0", "10:0:1", "a:b:c", [], [-1.0], [np.nan], "1;2", None, [None]]
+)
+def test_times_that_cannot_be(times: Any) -> None:
+    with pytest.raises(DataError, match="times"):
+        parse_times(times)
+
+
+def test_doses_come_before_samples_of_the_same_time() -> None:
+    table = Cohort(2, "100 every 12 x 2 + 50 over 2 into central at 12", times="0:24:12").population().table
+    own = table[table["id"] == 1]
+    np.testing.assert_array_equal(own["time"], [0, 0, 12, 12, 12, 24])
+    np.testing.assert_array_equal(own["evid"], [1, 0, 1, 1, 0, 0])
+    np.testing.assert_array_equal(own["amt"], [100, 0, 100, 50, 0, 0])
+    np.testing.assert_array_equal(own["rate"], [0, 0, 0, 25, 0, 0])
+    assert own["cmt"].astype(str).tolist() == ["0", "0", "0", "central", "0", "0"]
+    np.testing.assert_array_equal(own["mdv"], own["evid"])
+
+
+def test_arms_share_the_patients() -> None:
+    cohort = Cohort(7, {"low": "100", "mid": Regimen(200), "high": "300"}, times=[1.0])
+    table = cohort.population().table
+    doses = table[table["evid"] == 1]
+    assert doses["arm"].tolist() == ["low"] * 3 + ["mid"] * 2 + ["high"] * 2
+    np.testing.assert_array_equal(doses["amt"], [100] * 3 + [200] * 2 + [300] * 2)
+    np.testing.assert_array_equal(doses["id"], np.arange(1, 8))
+
+
+def test_whole_rows_of_covariates_are_drawn() -> None:
+    donors = pd.DataFrame({"wt": [3.0, 5.0, 70.0, 90.0], "age": [1, 2, 40, 50], "name": list("abcd")})
+    population = Cohort(4000, "2/kg over 4", times=[1.0], covariates=donors).population(seed=9)
+    drawn = population.table[population.table["evid"] == 1]
+    pairs = set(zip(drawn["wt"], drawn["age"], strict=True))
+    assert pairs == {(3, 1), (5, 2), (70, 40), (90, 50)}
+    counts = drawn["wt"].value_counts()
+    assert ((counts - 1000).abs() < 4 * np.sqrt(4000 * 0.25 * 0.75)).all()
+    np.testing.assert_allclose(drawn["amt"], 2 * drawn["wt"])
+    np.testing.assert_allclose(drawn["rate"], drawn["wt"] / 2)
+    assert list(population.covariates) == ["wt", "age"]
+
+
+def test_covariates_of_a_population() -> None:
+    data = nl.load_data("phenobarbital")
+    population = Cohort(300, "20/kg", times=[2.0], covariates=data).population(seed=1)
+    real = {tuple(row) for row in data.table[["wt", "apgr"]].to_numpy()}
+    drawn = {tuple(row) for row in population.table[["wt", "apgr"]].to_numpy()}
+    assert drawn <= real
+    assert len(drawn) > 0.8 * len(real)
+
+
+@pytest.mark.parametrize("rule", ["nonmem", "locf", "linear"])
+def test_a_covariate_that_varies_keeps_its_course(rule: str) -> None:
+    table = pd.DataFrame(
+        {
+            "id": 1,
+            "time": [0.0, 5.0, 10.0, 30.0],
+            "amt": [1.0, 0, 0, 0],
+            "evid": [1, 0, 0, 0],
+            "dv": [np.nan, 1, 1, 1],
+            "crcl": [100.0, 100.0, 50.0, 80.0],
+        }
+    )
+    source = nl.read_nonmem(table, interpolation=rule)
+    drawn = Cohort(3, "100", times="0:40:1", covariates=source).population()
+    assert drawn.interpolation == rule
+    t = drawn.time[0].numpy()
+    expected = {
+        "nonmem": np.select([t <= 5, t <= 10], [100.0, 50.0], 80.0),
+        "locf": np.select([t < 10, t < 30], [100.0, 50.0], 80.0),
+        "linear": np.interp(t, table["time"], table["crcl"]),
+    }[rule]
+    np.testing.assert_allclose(drawn.covariates["crcl"].observation[0].numpy(), expected)
+    segment = drawn.covariates["crcl"].segment[0].numpy()
+    changes = drawn.events.time[0].numpy()
+    if rule == "nonmem":
+        assert sorted(set(changes[np.flatnonzero(np.diff(segment)) + 1])) == [5.0, 10.0]
+    if rule == "locf":
+        assert sorted(set(changes[np.flatnonzero(np.diff(segment)) + 1])) == [10.0, 30.0]
+
+
+def test_same_seed_same_patients() -> None:
+    donors = pd.DataFrame({"wt": np.arange(50.0, 90.0)})
+    cohort = Cohort(50, "1/kg", times=[1.0], covariates=donors)
+    first, again, other = (cohort.population(seed).table for seed in (3, 3, 4))
+    pd.testing.assert_frame_equal(first, again)
+    assert not first.equals(other)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ({"n": 0}, "patients"),
+        ({"n": 1.5}, "patients"),
+        ({"regimen": {}}, "arm"),
+        ({"regimen": "soon"}, "soon"),
+        ({"regimen": 100}, "expected a Regimen"),
+    ],
+)
+def test_cohorts_that_cannot_be(arguments: dict[str, Any], word: str) -> None:
+    with pytest.raises(DataError, match=word):
+        Cohort(**({"n": 3, "regimen": "100", "times": [1.0]} | arguments))
+
+
+@pytest.mark.parametrize(
+    ("covariates", "word"),
+    [
+        (None, "No covariates were given"),
+        (pd.DataFrame({"weight": [70.0]}), "Did you mean 'weight'"),
+        (pd.DataFrame({"wt": [70.0, np.nan]}), "missing in subject 2"),
+        (pd.DataFrame({"wt": []}), "at least one subject"),
+    ],
+)
+def test_an_amount_per_kg_needs_weight(covariates: Any, word: str) -> None:
+    with pytest.raises(DataError, match=word):
+        Cohort(3, "5/kg", times=[1.0], covariates=covariates).population()
