@@ -1,0 +1,162 @@
+"""Normalised prediction distribution errors: where each observation stands among simulations of it.
+
+For subject i with observations y_i and K simulated records y_i^k from the fitted model (both on the scale of
+the residual model), m and V the mean and covariance of the simulations and V = L L',
+
+    y* = L^-1 (y - m),    y^k* = L^-1 (y^k - m),    pde_ij = mean_k [ y^k*_ij < y*_ij ],    npde = Phi^-1(pde)
+
+Under the true model npde is N(0, 1), and uncorrelated within a subject (Brendel et al. 2006,
+doi:10.1007/s11095-006-9067-5; Comets, Brendel & Mentre 2008, doi:10.1016/j.cmpb.2007.12.002, whose Cholesky
+root and edges 1/2K, 1 - 1/2K are used here). npd is the same without decorrelation: it keeps the time of a
+misfit, and is correlated within a subject.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from scipy import special, stats
+from torch import Tensor
+
+from nlmegen.check.records import observations
+from nlmegen.errors import FitError
+from nlmegen.simulate.draws import draw_eta, generator
+
+if TYPE_CHECKING:
+    from nlmegen.fit import Fit
+    from nlmegen.model.parameters import Values
+    from nlmegen.model.problem import Problem
+
+_SUBJECTS = 64
+"""Subjects simulated together; fixed, because the draws depend on it."""
+
+
+@dataclass(frozen=True)
+class Npde:
+    """Prediction distribution errors of a fit.
+
+    Attributes:
+        npde: [N, T] decorrelated, missing where padded.
+        npd: [N, T] not decorrelated.
+        table: One row an observation: id, time, dv, (dvid,) npd, npde.
+        draws: Number of simulations.
+    """
+
+    npde: npt.NDArray[np.float64]
+    npd: npt.NDArray[np.float64]
+    table: pd.DataFrame
+    draws: int
+
+    def test(self) -> pd.DataFrame:
+        """Return how far npde is from N(0, 1): see `uniformity`."""
+        return uniformity(self.npde[np.isfinite(self.npde)])
+
+
+def uniformity(scores: npt.ArrayLike) -> pd.DataFrame:
+    """Test normal scores against N(0, 1), that is, their probabilities against the uniform distribution.
+
+    Args:
+        scores: [n] values such as npde, taken as independent (decorrelation makes them nearly so).
+
+    Returns:
+        Rows `mean` (t test of mean 0), `variance` (chi-squared test of variance 1), `ks` (Kolmogorov-Smirnov
+        distance of the probabilities from uniform) and `global` (the least p value times three: Bonferroni);
+        columns `statistic`, `expected` and `p`.
+
+    Example:
+        >>> float(uniformity([-1.2, -0.7, -0.3, 0.1, 0.2, 0.5, 1.4]).loc["mean", "statistic"])
+        0.0
+    """
+    values = np.asarray(scores, dtype=np.float64).reshape(-1)
+    n = len(values)
+    variance = float(values.var(ddof=1))
+    below = float(stats.chi2.cdf((n - 1) * variance, n - 1))
+    ks = stats.kstest(special.ndtr(values), "uniform")
+    p = [float(stats.ttest_1samp(values, 0.0).pvalue), 2 * min(below, 1 - below), float(ks.pvalue)]
+    return pd.DataFrame(
+        {
+            "statistic": [float(values.mean()), variance, float(ks.statistic), np.nan],
+            "expected": [0.0, 1.0, 0.0, np.nan],
+            "p": [*p, min(1.0, 3 * min(p))],
+        },
+        index=["mean", "variance", "ks", "global"],
+    )
+
+
+def npde(fit: Fit, draws: int = 1000, seed: int = 0) -> Npde:
+    """Return the prediction distribution errors of a fit, from simulations of its own records.
+
+    Args:
+        fit: A `Fit`.
+        draws: Simulations K; more than twice the observations of the richest subject.
+        seed: Seed of the simulations.
+
+    Raises:
+        FitError: Too few draws, or simulations that do not vary (no residual error).
+
+    Example:
+        >>> npde(fit, draws=1000).test()                                        # doctest: +SKIP
+    """
+    problem, values = fit.problem, fit.values
+    mask = problem.observed
+    longest = int(mask.sum(-1).max()) if len(mask) else 0
+    if draws < 2 * longest + 2:
+        raise FitError(
+            f"npde: {draws} draws cannot decorrelate a record of {longest} observations;"
+            f" take draws={20 * longest} or more"
+        )
+    raw = torch.full(mask.shape, torch.nan, dtype=torch.float64)
+    decorrelated = raw.clone()
+    for block, start in enumerate(range(0, len(mask), _SUBJECTS)):
+        index = torch.arange(start, min(start + _SUBJECTS, len(mask)))
+        part = problem.select(index)
+        simulated = _simulate(part, values, draws, generator(seed, "npde", block))
+        for k, i in enumerate(index.tolist()):
+            seen = mask[i]
+            y, sims = part.y[k, seen], simulated[:, k, seen]
+            raw[i, seen] = normal_score(y, sims)
+            decorrelated[i, seen] = normal_score(*decorrelate(y, sims))
+    table = observations(fit.population).assign(npd=raw[mask].numpy(), npde=decorrelated[mask].numpy())
+    return Npde(decorrelated.numpy(), raw.numpy(), table, draws)
+
+
+def decorrelate(y: Tensor, simulated: Tensor) -> tuple[Tensor, Tensor]:
+    """Return y [T] and simulated [K, T], less the mean of the simulations and divided by the root of their
+    covariance.
+
+    Raises:
+        FitError: The simulations do not vary.
+    """
+    mean = simulated.mean(0)
+    factor, failed = torch.linalg.cholesky_ex(torch.cov(simulated.T).reshape(simulated.shape[-1], -1))
+    if bool(failed):
+        raise FitError(
+            "npde: simulated observations of a subject do not vary, or two of them vary as one;"
+            " a model without residual error at some record cannot be checked this way"
+        )
+    both = torch.cat([y[None], simulated]) - mean
+    rotated = torch.linalg.solve_triangular(factor, both.T, upper=False).T
+    return rotated[0], rotated[1:]
+
+
+def normal_score(y: Tensor, simulated: Tensor) -> Tensor:
+    """Return `Phi^-1` of the fraction of simulations [K, T] below y [T], kept 1/2K from 0 and 1."""
+    k = len(simulated)
+    below = (simulated < y).to(torch.float64).mean(0)
+    score: Tensor = torch.special.ndtri(below.clamp(0.5 / k, 1 - 0.5 / k))
+    return score
+
+
+def _simulate(problem: Problem, values: Values, draws: int, source: torch.Generator) -> Tensor:
+    """[K, N, T] simulated observations on the scale of the residual model."""
+    n = problem.n_subjects
+    with torch.no_grad():
+        eta = draw_eta(values.factor, draws * n, source).reshape(draws, n, -1)
+        f = problem.predict(eta, values).f
+        noise = torch.randn(f.shape, dtype=f.dtype, generator=source)
+        return f + problem.variance(f, values)[0].sqrt() * noise

@@ -1,0 +1,131 @@
+"""Residuals of a fit: raw, individual weighted, weighted, conditional weighted.
+
+With the linearisation of the model about eta*, `f(eta) ~ f(eta*) + J (eta - eta*)`, a subject's record is
+Gaussian with
+
+    mean  E = f(eta*) - J eta*        covariance  C = J Omega J' + diag(R)
+
+and its weighted residuals are `C^(-1/2) (y - E)`: at eta* = 0 WRES, at the conditional mode CWRES (Hooker,
+Staatz & Karlsson 2007, doi:10.1007/s11095-007-9361-x). The root is the symmetric one, by eigenvalues, as
+NONMEM takes it. The residual variance R is taken at eta* where the fit lets eta and epsilon interact (FOCEI
+and everything after it; NONMEM calls this CWRESI) and at eta = 0 for FO and FOCE.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from nlmegen.check.npde import npde
+from nlmegen.check.records import on_records
+from nlmegen.errors import FitError
+
+if TYPE_CHECKING:
+    from nlmegen.fit import Fit
+
+COLUMNS = ("pred", "ipred", "res", "wres", "iwres", "cwres", "npde")
+"""The columns that `residuals` adds to a table."""
+
+_BLOCK = 4_000_000
+"""Entries of the covariance matrices held at once."""
+
+
+def residuals(fit: Fit, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """Return the fitted table with predictions and residuals in columns of their own.
+
+    | column | |
+    |---|---|
+    | `pred` | prediction at eta = 0, on the scale of DV (for a log-normal endpoint the median) |
+    | `ipred` | the same at the conditional mode (EBE) |
+    | `res` | y - f(0) |
+    | `iwres` | (y - f(EBE)) / sqrt(R(EBE)) |
+    | `wres` | C^(-1/2) (y - E), linearised at eta = 0 |
+    | `cwres` | the same, linearised at the EBE |
+    | `npde` | normalised prediction distribution errors, by simulation (`check.npde`) |
+
+    y and f are on the scale of the residual model: for a log-normal endpoint that is the logarithm.
+
+    Args:
+        fit: A `Fit`.
+        draws: Simulations for `npde`; 0 leaves that column missing.
+        seed: Seed of those simulations.
+
+    Returns:
+        All records of the table in their order, with `COLUMNS` added; missing on records without an
+        observation.
+
+    Raises:
+        FitError: The fitted model's predictions are not finite at eta = 0.
+
+    Example:
+        >>> table = residuals(fit)                                              # doctest: +SKIP
+        >>> table.loc[table["evid"] == 0, "cwres"].std()                        # doctest: +SKIP
+    """
+    problem, values = fit.problem, fit.values
+    with torch.no_grad():
+        y = problem.y
+        mode = fit.ebe
+        at_zero = problem.predict(torch.zeros_like(mode), values, order=1)
+        at_mode = problem.predict(mode, values, order=1)
+        assert at_zero.jac is not None
+        assert at_mode.jac is not None
+        if not bool(torch.isfinite(at_zero.f[problem.observed]).all()):
+            raise FitError(
+                "the prediction at eta = 0 is not finite: the fitted theta are unusable; start elsewhere"
+            )
+        variance_zero = problem.variance(at_zero.f, values)[0].expand(y.shape)
+        variance_mode = problem.variance(at_mode.f, values)[0].expand(y.shape)
+        interaction = fit.method not in ("fo", "foce")
+        omega = values.omega
+        mean_mode = at_mode.f - torch.einsum("qnt,nq->nt", at_mode.jac, mode)
+        shown = {
+            "pred": problem.natural(at_zero.f),
+            "ipred": problem.natural(at_mode.f),
+            "res": y - at_zero.f,
+            "wres": whiten(y - at_zero.f, at_zero.jac, omega, variance_zero),
+            "iwres": (y - at_mode.f) / variance_mode.sqrt(),
+            "cwres": whiten(
+                y - mean_mode, at_mode.jac, omega, variance_mode if interaction else variance_zero
+            ),
+        }
+    table = fit.population.to_table()
+    table.attrs = {"time_unit": fit.population.time_unit, "dv_unit": fit.population.dv_unit}
+    for name, value in shown.items():
+        table[name] = on_records(fit.population, value)
+    table["npde"] = on_records(fit.population, npde(fit, draws, seed).npde) if draws else np.nan
+    return table
+
+
+def whiten(residual: Tensor, jac: Tensor, omega: Tensor, variance: Tensor) -> Tensor:
+    """Return `(J Omega J' + diag(R))^(-1/2) r`, the symmetric root.
+
+    Args:
+        residual: r [N, T], 0 where padded.
+        jac: J [q, N, T], 0 where padded.
+        omega: [q, q].
+        variance: R [N, T], 1 where padded, so that padding stays apart and 0.
+
+    Returns:
+        [N, T]; a subject whose covariance is not finite or not positive definite gives NaN.
+    """
+    n, t = residual.shape
+    out = torch.empty_like(residual)
+    size = max(1, _BLOCK // max(1, t * t))
+    for start in range(0, n, size):
+        part = slice(start, start + size)
+        j = jac[:, part].movedim(0, -1)
+        cov = j @ omega @ j.mT + torch.diag_embed(variance[part])
+        usable = torch.isfinite(cov).all(-1).all(-1)
+        cov = torch.where(usable[:, None, None], cov, torch.eye(t, dtype=cov.dtype))
+        value, vector = torch.linalg.eigh(cov)
+        usable &= (value > 0).all(-1)
+        scaled = (vector.mT @ residual[part, :, None]) / value.clamp_min(
+            torch.finfo(value.dtype).tiny
+        ).sqrt()[..., None]
+        whitened = (vector @ scaled).squeeze(-1)
+        out[part] = torch.where(usable[:, None], whitened, torch.nan)
+    return out

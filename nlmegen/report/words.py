@@ -1,0 +1,171 @@
+"""A fit in plain words, and numbers as people read them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import platform
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from nlmegen import __version__
+
+if TYPE_CHECKING:
+    from nlmegen.fit import Fit
+
+METHODS = {
+    "elbo": (
+        "importance-weighted variational inference",
+        "An encoder (a neural network) reads each subject's record and proposes where its random effects lie; encoder"
+        " and population parameters are trained together, and the likelihood is then computed by importance sampling.",
+    ),
+    "focei": (
+        "FOCEI, first-order conditional estimation with interaction",
+        "The model is linearised about each subject's most probable random effects. It is the classic method of the"
+        " field; its likelihood is an approximation.",
+    ),
+}
+"""Method -> what it is called, and what it does."""
+
+SOURCES = {
+    "focei": "the FOCEI approximation",
+    "quadrature": "adaptive Gauss-Hermite quadrature",
+    "importance": "importance sampling",
+    "laplace": "the Laplace approximation",
+    "foce": "the FOCE approximation",
+    "fo": "the FO approximation",
+}
+"""Where a likelihood comes from."""
+
+
+def number(value: Any, digits: int = 4) -> str:
+    """Return a number with that many significant digits, an en dash where there is none.
+
+    Example:
+        >>> number(0.0046955), number(19365.196, 8), number(float("nan")), number(12000.0)
+        ('0.004696', '19365.196', '–', '12000')
+    """
+    if value is None or not math.isfinite(float(value)):
+        return "–"
+    x = float(value)
+    if x == 0:
+        return "0"
+    exponent = math.floor(math.log10(abs(x)))
+    if exponent < -5 or exponent >= 9:
+        return f"{x:.{digits - 1}e}"
+    return f"{x:.{max(0, digits - 1 - exponent)}f}"
+
+
+def percent(value: Any) -> str:
+    """Return a fraction as a percentage, an en dash where there is none."""
+    if value is None or not math.isfinite(float(value)):
+        return "–"
+    return f"{100 * float(value):.1f} %" if abs(value) < 0.1 else f"{100 * float(value):.0f} %"
+
+
+def summary(fit: Fit) -> list[str]:
+    """Return what was done and what came of it, a sentence each."""
+    population = fit.population
+    seen = population.mask.sum(-1)
+    low, high = int(seen.min()), int(seen.max())
+    each = f"{low}" if low == high else f"{low} to {high}"
+    doses = f"{population.n_doses} doses" if population.n_doses != 1 else "one dose"
+    called, does = METHODS.get(fit.method, (fit.method.upper(), ""))
+    sentences = [
+        f"{population.n_subjects} subjects gave {population.n_observations} observations ({each} each) after {doses}.",
+        f"The page “{fit.model.name}” was fitted by {called}. {does}",
+    ]
+    seconds = f"{fit.seconds:.1f} s" if fit.seconds >= 1 else f"{1000 * fit.seconds:.0f} ms"
+    if fit.converged:
+        sentences.append(f"It converged after {fit.iterations} iterations in {seconds}: {fit.reason}.")
+    else:
+        sentences.append(
+            f"It did not converge. It stopped after {fit.iterations} iterations ({seconds}): {fit.reason}."
+            " The numbers below are the best so far and are not to be used as estimates."
+        )
+    error = f" ± {number(fit.ofv_se, 2)}" if fit.ofv_se else ""
+    by = SOURCES.get(fit.ofv_source, fit.ofv_source)
+    sentences.append(f"The objective function (OFV) is {number(fit.ofv, 8)}{error}, by {by}.")
+    return sentences
+
+
+def concerns(fit: Fit) -> list[str]:
+    """Return what deserves attention: the fit's own notes, the data's warnings, and what the numbers say."""
+    words = [text for text in fit.problems() if not text.startswith("not converged")]
+    words += [f"data: {text}" for text in fit.population.warnings]
+    for name, value in fit.shrinkage_eta.items():
+        if math.isfinite(value) and value > 0.3:
+            words.append(
+                f"The individual estimates of eta {name} shrink by {percent(value)}: plots and regressions on them"
+                " mislead; use simulation-based checks."
+            )
+    table = fit.parameters
+    loose = [str(name) for name, row in table.iterrows() if not row["fixed"] and abs(row["rse"]) > 0.5]
+    if loose:
+        words.append(f"Poorly determined (relative standard error above 50 %): {', '.join(loose)}.")
+    if math.isfinite(fit.condition_number) and fit.condition_number > 1000:
+        words.append(
+            f"The condition number is {number(fit.condition_number, 3)}: some parameters can be traded for others;"
+            " the model may be larger than the data."
+        )
+    if fit.bounds and fit.bounds.get("khat_max", 0.0) > 0.7:
+        words.append(
+            f"The largest k-hat is {number(fit.bounds['khat_max'], 2)} (above 0.7): for some subject the encoder's"
+            " posterior is a poor proposal, and its share of the likelihood is uncertain."
+        )
+    return words
+
+
+def ladder(fit: Fit) -> list[dict[str, Any]]:
+    """Return the rungs ELBO <= IW-ELBO <= log L of a variational fit, each with its place from 0 to 1 on a line."""
+    if not fit.bounds:
+        return []
+    b = fit.bounds
+    rungs: list[dict[str, Any]] = [
+        {"name": "ELBO", "value": float(b["elbo"]), "words": "one draw of each subject: a lower bound"},
+        {
+            "name": f"IW-ELBO, {b['k']} draws",
+            "value": float(b["iwelbo"]),
+            "words": "importance-weighted: a tighter lower bound",
+        },
+        {
+            "name": "log-likelihood",
+            "value": float(b["importance_log_likelihood"]),
+            "words": f"importance sampled, standard error {number(b['importance_se'], 2)}",
+        },
+    ]
+    low, high = min(r["value"] for r in rungs), max(r["value"] for r in rungs)
+    span = (high - low) or 1.0
+    for rung in rungs:
+        rung["place"] = (rung["value"] - low) / span
+    return rungs
+
+
+def command(fit: Fit) -> str:
+    """Return the command that repeats the fit in its folder (which holds model.py and data.csv)."""
+    words = ["nlmegen fit model.py data.csv", f"--method {fit.method}"]
+    for field in dataclasses.fields(fit.settings):  # type: ignore[arg-type]
+        value = getattr(fit.settings, field.name)
+        if not field.init or value == field.default:
+            continue
+        if field.name in ("seed", "device"):
+            words.append(f"--{field.name} {value}")
+        elif field.name == "evaluate":
+            words.append("--evaluate")
+        else:
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            words.append(f"--set {field.name}={text}")
+    return " ".join([*words, "--out again"])
+
+
+def versions() -> list[tuple[str, str]]:
+    """Return what computed the numbers."""
+    rows = [
+        ("nlmegen", __version__),
+        ("Python", platform.python_version()),
+        ("torch", str(torch.__version__)),
+    ]
+    rows += [(name, metadata.version(name)) for name in ("numpy", "scipy", "pandas")]
+    return [*rows, ("machine", f"{platform.system()} {platform.machine()}")]
