@@ -1,0 +1,123 @@
+"""`nlmegen fit`: one estimation, or two side by side, and the folders they leave."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nlmegen.cli.inputs import read_population
+from nlmegen.cli.progress import Reporter
+from nlmegen.cli.settings import UsageError, accepts, build, check_method, describe
+from nlmegen.errors import FitError
+
+if TYPE_CHECKING:
+    from nlmegen.data.population import Population
+    from nlmegen.fit import Fit
+    from nlmegen.model.page import Model
+
+FLAGS = ("seed", "device", "evaluate")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Fit, print the parameter table, write the folder; with `--compare` fit again and compare."""
+    check_method(args.method)
+    if args.compare is not None:
+        check_method(args.compare)
+        if args.compare == args.method:
+            raise UsageError(f"--compare {args.compare}: that is the method already; name another one")
+    if "help" in args.set:
+        print(describe(args.method))
+        return 0
+    method, other = _methods(args)
+
+    from nlmegen.model.catalogue import load_model
+    from nlmegen.results import check_target
+
+    model = load_model(args.model)
+    out = Path(args.out) if args.out else Path("nlmegen-out") / f"{model.name}-{args.method}"
+    check_target(out, args.force)  # before the work, not after it
+    data = read_population(args.data)
+    _check_start(model, data)
+
+    first = _fit(model, data, method, out, args, args.force)
+    if other is None or _interrupted(first):
+        return _status([(first, out)])
+    folder = out / f"compare-{args.compare}"
+    second = _fit(model, data, other, folder, args, False)
+    if _usable(first) and _usable(second):
+        from nlmegen.fit import compare
+        from nlmegen.report.html import report
+
+        comparison = compare(first, second, names=[args.method, args.compare])
+        print(f"\n{comparison}")
+        comparison.table.to_csv(out / "comparison.csv")
+        report(first, out / "report.html", compare=comparison)
+        print(f"written: {out / 'comparison.csv'}, and the comparison into {out / 'report.html'}")
+    return _status([(first, out), (second, folder)])
+
+
+def _check_start(model: Model, data: Population) -> None:
+    """What stops a fit before its first step is bad input, not a failed estimation."""
+    from nlmegen.model.problem import Problem
+
+    problem = Problem(model, data)
+    try:
+        problem.check(problem.values(problem.start))
+    except FitError as error:
+        raise UsageError(str(error)) from None
+
+
+def _methods(args: argparse.Namespace) -> tuple[Any, Any]:
+    """The method and, if one is asked for, the method to compare with; flags go where they mean something."""
+    flags = {flag: getattr(args, flag) for flag in FLAGS if getattr(args, flag) not in (None, False, "cpu")}
+    if args.compare is None:
+        return build(args.method, args.set, flags), None
+    theirs = {
+        flag: value for flag, value in flags.items() if accepts(args.compare, flag) or flag == "evaluate"
+    }
+    ours = {flag: value for flag, value in flags.items() if accepts(args.method, flag) or flag not in theirs}
+    return build(args.method, args.set, ours), build(args.compare, [], theirs)
+
+
+def _fit(model: Any, data: Any, method: Any, out: Path, args: argparse.Namespace, force: bool) -> Fit:
+    from nlmegen.fit import fit
+    from nlmegen.results import save_fit
+
+    with Reporter(args.progress) as reporter:
+        result = fit(model, data, method, progress=reporter.callback)
+    print(f"{result}\n")
+    save_fit(result, out, force=force)
+    print(
+        f"written: {out}/ (report.html, parameters.csv, individuals.csv, predictions.csv, figures/, fit.json)"
+    )
+    return result
+
+
+def _usable(result: Fit) -> bool:
+    return bool(result.converged) and math.isfinite(result.ofv)
+
+
+def _interrupted(result: Fit) -> bool:
+    return not result.converged and "interrupt" in result.reason
+
+
+def _status(results: list[tuple[Fit, Path]]) -> int:
+    status = 0
+    for result, out in results:
+        if _usable(result):
+            continue
+        status = 3
+        remedy = (
+            "run it again"
+            if _interrupted(result)
+            else "look at report.html; try other starts, another --method, or --set help for limits"
+        )
+        print(
+            f"nlmegen: the estimation by {result.method} failed: {result.reason}; {remedy}."
+            f" The partial result is kept in {out}",
+            file=sys.stderr,
+        )
+    return status

@@ -1,0 +1,116 @@
+"""The words of the command line. Nothing numerical is imported here."""
+
+from __future__ import annotations
+
+import argparse
+from typing import NoReturn
+
+from nlmegen import __version__
+
+MODEL = "a model of the catalogue (see `nlmegen list`) or a .py file that holds one Model"
+DATA = "a data set of the catalogue (see `nlmegen list`) or a csv in NONMEM's format"
+DIR = "the folder of a fit (its page, model.py, is run: use folders that you trust)"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors are one message and exit status 2; the whole usage is a `--help` away."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\nSee: {self.prog} --help\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser; parsed arguments name the `module` of this package and the `function` to call."""
+    parser = _Parser(
+        prog="nlmegen",
+        description="Population pharmacokinetics on generative models: fit, compare, simulate.",
+        epilog="exit status: 0 usable result; 2 bad input; 3 estimation failed (what there is was kept)",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"nlmegen {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+
+    def command(name: str, module: str, function: str, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        sub.set_defaults(module=module, function=function)
+        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        return sub
+
+    _fit(command("fit", "estimate", "run", "estimate a model on data and write the folder of the fit"))
+
+    sub = command("compare", "folders", "compare", "put fits side by side on one likelihood")
+    sub.add_argument("dir", nargs="+", metavar="DIR", help=DIR)
+
+    sub = command("posterior", "folders", "posterior", "random effects of patients, without any training")
+    sub.add_argument("dir", metavar="DIR", help=DIR)
+    sub.add_argument("data", metavar="DATA", help=DATA)
+    sub.add_argument("--out", metavar="FILE", help="write the table as csv (else it is printed)")
+
+    _simulate(command("simulate", "folders", "simulate", "draw a cohort of virtual patients"))
+
+    sub = command("vpc", "folders", "vpc", "visual predictive check of a fit")
+    sub.add_argument("dir", metavar="DIR", help=DIR)
+    sub.add_argument("--draws", type=_positive, default=1000, metavar="N", help="simulated replicates (1000)")
+    sub.add_argument("--stratify", metavar="COL", help="a column of the data: one panel for each value")
+
+    sub = command("check", "catalogue", "check", "say how a table is understood and what looks odd")
+    sub.add_argument("data", metavar="DATA", help=DATA)
+
+    command("list", "catalogue", "show", "list the models and data sets of the catalogue")
+
+    sub = command("new", "new", "run", "write a page to start from")
+    sub.add_argument("name", metavar="NAME", help="writes NAME.py, never over an existing file")
+    return parser
+
+
+def _fit(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("model", metavar="MODEL", help=MODEL)
+    sub.add_argument("data", metavar="DATA", help=DATA)
+    sub.add_argument("--method", default="elbo", metavar="METHOD", help="elbo (default) or focei")
+    sub.add_argument(
+        "--compare", metavar="METHOD", help="fit by this method too: DIR/compare-METHOD, comparison.csv"
+    )
+    sub.add_argument("--out", metavar="DIR", help="where to write; default nlmegen-out/MODEL-METHOD")
+    sub.add_argument(
+        "--force", action="store_true", help="replace DIR when it is the folder of an earlier fit"
+    )
+    sub.add_argument("--seed", type=int, metavar="N", help="seed of a stochastic method")
+    sub.add_argument("--device", choices=("cpu", "cuda"), help="where to compute")
+    sub.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="an option of METHOD, may be repeated; --set help lists them",
+    )
+    sub.add_argument(
+        "--evaluate", action="store_true", help="no estimation: the objective at the page's values"
+    )
+    sub.add_argument(
+        "--progress",
+        choices=("auto", "bar", "plain", "none"),
+        default="auto",
+        help="auto: a bar in a terminal, else none; plain: a line every few seconds",
+    )
+
+
+def _simulate(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("source", metavar="DIR|MODEL", help=f"{DIR}; or {MODEL}")
+    sub.add_argument("--n", type=_positive, default=100, metavar="N", help="number of patients (100)")
+    sub.add_argument(
+        "--regimen", metavar="TEXT", help='doses, as "100 every 24 x 7" or "5/kg over 1 into central"'
+    )
+    sub.add_argument("--times", metavar="TEXT", help='sampling times, as "0:168:2" or "0.5, 1, 2"')
+    sub.add_argument("--covariates", metavar="DATA", help=f"draw covariates from the subjects of {DATA}")
+    sub.add_argument("--seed", type=int, default=0, metavar="N", help="seed (0)")
+    sub.add_argument("--out", required=True, metavar="FILE", help="cohort.csv or cohort.parquet")
+
+
+def _positive(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, got {text!r}")
+    return number

@@ -1,0 +1,142 @@
+"""Methods by name, and `--set key=value`: options typed by the fields of the method's dataclass."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nlmegen.errors import FitError, NlmegenError, nearest
+from nlmegen.inference.methods import METHODS, PLANNED, method_class
+
+
+class UsageError(NlmegenError):
+    """Words on the command line that cannot be followed."""
+
+
+def check_method(name: str) -> None:
+    """Raise a UsageError unless `name` is a method that can be used. Imports nothing."""
+    if name in METHODS:
+        return
+    if name in PLANNED:
+        raise UsageError(f"method {name} is not built yet; use one of: {', '.join(METHODS)}")
+    raise UsageError(f"there is no method '{name}'.{nearest(name, METHODS)}")
+
+
+def accepts(name: str, option: str) -> bool:
+    """Whether a method has an option of that name."""
+    return option in _options(method_class(name))
+
+
+def build(name: str, settings: Sequence[str], flags: Mapping[str, object]) -> Any:
+    """A method object from its options.
+
+    Args:
+        name: A key of `METHODS`.
+        settings: `key=value` texts, as given to `--set`.
+        flags: Options with a word of their own (`seed`, `device`, `evaluate`), those that were asked for.
+
+    Raises:
+        UsageError: An unknown option, a value of the wrong type, an option given twice, or a flag that this
+            method has no use for.
+
+    Example:
+        >>> build("focei", ["covariance=R"], {}).covariance
+        'R'
+    """
+    kind = method_class(name)
+    hints = _options(kind)
+    given: dict[str, object] = {}
+    for flag, value in flags.items():
+        if flag not in hints:
+            able = [other for other in METHODS if accepts(other, flag)]
+            remedy = f"methods that take it: {', '.join(able)}" if able else "no method takes it yet"
+            raise UsageError(f"--{flag} means nothing to method {name}; {remedy}")
+        given[flag] = value
+    for text in settings:
+        key, equals, value_text = text.partition("=")
+        key = key.strip()
+        if not equals:
+            raise UsageError(f"--set {text}: expected key=value.{nearest(key, hints)}")
+        if key not in hints:
+            raise UsageError(f"--set {text}: method {name} has no option '{key}'.{nearest(key, hints)}")
+        if key in given:
+            raise UsageError(f"--set {text}: '{key}' is given twice")
+        try:
+            given[key] = _typed(value_text.strip(), hints[key])
+        except ValueError:
+            raise UsageError(
+                f"--set {text}: expected {_words(hints[key])} for '{key}', got '{value_text}'"
+            ) from None
+    try:
+        return kind(**given)
+    except FitError as error:  # a value outside its choices is bad input, nothing was estimated
+        raise UsageError(str(error)) from None
+
+
+def describe(name: str) -> str:
+    """The options of a method with their types and defaults, one a line."""
+    kind = method_class(name)
+    hints = _options(kind)
+    lines = [f"options of method {name} (--set key=value):"]
+    for field in dataclasses.fields(kind):
+        if field.name in hints:
+            lines.append(f"  {field.name} = {field.default!r}  ({_words(hints[field.name])})")
+    return "\n".join(lines)
+
+
+def _options(kind: type[Any]) -> dict[str, Any]:
+    hints = typing.get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind) if field.init}
+
+
+def _typed(text: str, hint: Any) -> Any:
+    """The value that `text` means for a field of type `hint`; ValueError when it means none."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        for choice in sorted(
+            inner, key=lambda choice: choice is str
+        ):  # any text is text: ask the others first
+            try:
+                return _typed(text, choice)
+            except ValueError:
+                continue
+        raise ValueError(text)
+    if origin is typing.Literal:
+        for choice in inner:
+            if text == str(choice):
+                return choice
+        raise ValueError(text)
+    if origin is tuple:
+        parts = [part.strip() for part in text.strip("()[]").split(",") if part.strip()]
+        kinds = [inner[0]] * len(parts) if inner[-1] is Ellipsis else list(inner)
+        if len(kinds) != len(parts):
+            raise ValueError(text)
+        return tuple(_typed(part, kind) for part, kind in zip(parts, kinds, strict=True))
+    if hint is type(None):
+        if text.lower() != "none":
+            raise ValueError(text)
+        return None
+    if hint is bool:
+        truth = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+        if text.lower() not in truth:
+            raise ValueError(text)
+        return truth[text.lower()]
+    if hint in (int, float, str):
+        return hint(text)
+    raise ValueError(text)
+
+
+def _words(hint: Any) -> str:
+    """A type in words, for messages."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_words(choice) for choice in inner)
+    if origin is typing.Literal:
+        return " or ".join(f"'{choice}'" for choice in inner)
+    if origin is tuple:
+        return f"{_words(inner[0])}, or several joined by commas"
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "none"}
+    return words.get(hint, str(hint))

@@ -1,0 +1,197 @@
+"""Write the folder of a fit: beside its place first, moved there when it is whole, so nothing is half replaced."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import safetensors.torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from nlmegen.check.residuals import residuals
+from nlmegen.check.vpc import VPC, vpc
+from nlmegen.data.nonmem import write_nonmem
+from nlmegen.errors import DataError
+from nlmegen.plots.etas import etas
+from nlmegen.plots.individual import individual
+from nlmegen.plots.predictions import normal_quantiles, observed_predicted, residual_against
+from nlmegen.plots.style import png
+from nlmegen.report.html import report
+from nlmegen.results.facts import facts, individuals
+from nlmegen.results.pagetext import page_text
+
+if TYPE_CHECKING:
+    from nlmegen.fit import Fit
+
+ESTIMATE_TENSORS = ("free", "ebe", "status", "eta_mean", "eta_cov", "covariance", "hessian_r", "score_s")
+ENCODER = "encoder."
+VPC_DRAWS = 300
+"""Replicates behind the figure of the folder; `nlmegen vpc` takes more."""
+
+
+def save_fit(fit: Fit, directory: str | Path, force: bool = False) -> Path:
+    """Write the folder of a fit.
+
+    A table, figure or report that cannot be made of an estimate (one that failed, say) is left out, and a note in
+    fit.json says so; what was estimated is always kept.
+
+    Args:
+        fit: What `nlmegen.fit` returned.
+        directory: The folder to make; its parents are made too.
+        force: Replace a folder that holds an earlier fit, as a whole, once the new one is complete.
+
+    Returns:
+        The folder.
+
+    Raises:
+        DataError: The folder exists (see `check_target`).
+
+    Example:
+        >>> save_fit(fit, "nlmegen-out/mine").name                            # doctest: +SKIP
+        'mine'
+    """
+    target = Path(directory)
+    check_target(target, force)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        _write(fit, work)
+        _replace(target, work)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return target
+
+
+def check_target(directory: str | Path, force: bool) -> None:
+    """Raise a DataError when `save_fit` would refuse to write this folder.
+
+    An existing path needs `force`; what is neither the folder of a fit nor empty is never replaced.
+    """
+    target = Path(directory)
+    if not target.exists():
+        return
+    if not force:
+        raise DataError(f"{target} exists; choose another folder, or replace it with --force (force=True)")
+    if not target.is_dir() or (any(target.iterdir()) and not (target / "fit.json").is_file()):
+        raise DataError(f"{target} is not the folder of a fit and is not replaced; choose another folder")
+
+
+def _write(fit: Fit, folder: Path) -> None:
+    """Write everything; fit.json, which carries the notes on the rest, comes last."""
+    # mkdtemp and safetensors keep what they make private; the result is to be as readable as any other
+    umask = os.umask(0)
+    os.umask(umask)
+    folder.chmod(0o777 & ~umask)
+    _write_weights(fit, folder / "weights.safetensors")
+    (folder / "weights.safetensors").chmod(0o666 & ~umask)
+    write_nonmem(fit.population, folder / "data.csv")
+    (folder / "model.py").write_bytes(page_text(fit.model).encode())
+    fit.parameters.to_csv(folder / "parameters.csv", index_label="name")
+    content = facts(fit)
+    derived = _Derived(fit, folder)
+    for what, write in (
+        ("individuals.csv", derived.individuals),
+        ("predictions.csv", derived.predictions),
+        ("figures", derived.figures),
+        ("report.html", derived.report),
+    ):
+        try:
+            write()
+        except Exception as error:  # noqa: BLE001 a figure must not cost an estimation of hours
+            content["notes"].append(f"{what} could not be written: {type(error).__name__}: {error}")
+    (folder / "fit.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+class _Derived:
+    """The files that are computed from a fit, and what two of them share."""
+
+    def __init__(self, fit: Fit, folder: Path) -> None:
+        self.fit, self.folder = fit, folder
+        self.table: pd.DataFrame | None = None
+        self.check: VPC | None = None
+
+    def individuals(self) -> None:
+        individuals(self.fit).to_csv(self.folder / "individuals.csv", index=False)
+
+    def predictions(self) -> None:
+        self.table = residuals(self.fit)
+        self.table.to_csv(self.folder / "predictions.csv", index=False)
+
+    def figures(self) -> None:
+        self.check = vpc(self.fit, draws=VPC_DRAWS)
+        table = residuals(self.fit) if self.table is None else self.table
+        draw: dict[str, Callable[[], Axes | Figure]] = {
+            "observed-pred": lambda: observed_predicted(table, "pred"),
+            "observed-ipred": lambda: observed_predicted(table, "ipred"),
+            "cwres-time": lambda: residual_against(table, "time", "cwres"),
+            "cwres-pred": lambda: residual_against(table, "pred", "cwres"),
+            "npde": lambda: normal_quantiles(table, "npde"),
+            "individual": lambda: individual(self.fit),
+            "etas": lambda: etas(self.fit),
+            "vpc": self.check.plot,
+        }
+        (self.folder / "figures").mkdir()
+        for name, make in draw.items():
+            drawn = make()
+            figure = drawn.get_figure() if isinstance(drawn, Axes) else drawn
+            assert isinstance(figure, Figure)
+            (self.folder / "figures" / f"{name}.png").write_bytes(png(figure))
+
+    def report(self) -> None:
+        report(self.fit, self.folder / "report.html", predictions=self.table, vpc=self.check)
+
+
+def _write_weights(fit: Fit, path: Path) -> None:
+    """Write every tensor, and as metadata (JSON) what is needed to make a `Fit` of them again."""
+    tensors = {"model": fit.model.free}
+    scalars: dict[str, Any] = {}
+    for field in dataclasses.fields(fit.estimate):
+        value = getattr(fit.estimate, field.name)
+        if field.name in ESTIMATE_TENSORS:
+            if value is not None:
+                tensors[field.name] = value
+        elif field.name != "encoder":
+            scalars[field.name] = value
+    if fit.encoder is not None:
+        tensors |= {f"{ENCODER}{key}": value for key, value in fit.encoder.state_dict().items()}
+    settings: Any = fit.settings  # a method is a dataclass, which its protocol cannot say
+    units = ("interpolation", "time_unit", "amount_unit", "dv_unit")
+    inner = {
+        "parameters": list(fit.model.layout.names),
+        "settings": {
+            field.name: getattr(settings, field.name) for field in dataclasses.fields(settings) if field.init
+        },
+        "estimate": scalars,
+        "encoder": None if fit.encoder is None else fit.encoder.config(),
+        "population": {
+            "covariates": list(fit.population.covariates),
+            **{name: getattr(fit.population, name) for name in units},
+        },
+    }
+    # clones: safetensors refuses tensors that share memory
+    whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    safetensors.torch.save_file(whole, path, metadata={"nlmegen": json.dumps(inner)})
+
+
+def _replace(target: Path, work: Path) -> None:
+    """Move `work` to `target`; a folder in the way is kept aside until the new one stands."""
+    if not target.exists():
+        work.rename(target)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    target.rename(aside / "old")
+    try:
+        work.rename(target)
+    except OSError:
+        (aside / "old").rename(target)
+        aside.rmdir()
+        raise
+    shutil.rmtree(aside)
