@@ -5,7 +5,7 @@ line of the package takes part except `Problem.values`, whose maps have tests of
 
     Straight, Curve   linear in eta, additive error                                        `exact`
     LogDose           log-normal error, eta on the volume alone, any dosing history        `exact_log_dose`
-    Decay, Bolus, Oral   nonlinear, additive error, one, two and three etas                `brute_force`
+    Bolus, Oral       nonlinear, additive error, two and three etas                        `brute_force`
 """
 
 from __future__ import annotations
@@ -330,21 +330,6 @@ def exact_log_dose() -> Exact:
 
 
 # -- nonlinear: brute force -------------------------------------------------------------------------------------------
-class Decay(nl.Model):
-    """f = 10 exp(-0.5 exp(eta) t): the model of Wang (2007), doi:10.1007/s10928-007-9060-6, everything held fixed."""
-
-    tvk = nl.Theta(0.5, lower=0, fixed=True)
-    iiv = nl.Omega(k=0.04, fixed=True)
-    cp = nl.Additive(math.sqrt(0.1), fixed=True)
-    structure = nl.OneCompartment()
-
-    def individual(self, theta, eta, cov):
-        return dict(cl=theta.tvk * exp(eta.k), v=1.0)
-
-    def observe(self, t, a, p):
-        return dict(cp=a.central)
-
-
 class Bolus(nl.Model):
     """A bolus of 100 into one compartment, clearance and volume correlated, additive error."""
 

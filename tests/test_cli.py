@@ -158,7 +158,8 @@ def test_words_that_cannot_be_followed(
 @pytest.mark.slow
 def test_fit_compares_two_methods(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ("fit", "theophylline", "theophylline", "--compare", "focei", "--seed", "1", "--out", "out")
-    assert main((*command, "--progress", "plain")) == 0
+    short = ("--set", "steps=100", "--set", "most_draws=200")
+    assert main((*command, *short, "--progress", "plain")) == 0
     captured = capsys.readouterr()
     assert "objective" in captured.err
     assert (here / "out/compare-focei/fit.json").exists()
@@ -194,7 +195,7 @@ def test_a_failed_estimation_says_so_and_keeps_what_there_is(
     assert main((*THEOPHYLLINE, "--out", "out")) == 3
     message = capsys.readouterr().err
     assert "the estimation by focei failed: the limit of iterations was reached" in message
-    assert "try other starts" in message
+    assert "try other starts, another --method" in message
     assert json.loads((here / "out/fit.json").read_text())["converged"] is False
 
 

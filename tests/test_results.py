@@ -180,7 +180,7 @@ def test_a_fit_comes_back_after_its_folder_has_moved(fitted: Fit, folder: Path, 
 @pytest.mark.slow
 def test_a_variational_fit_comes_back_with_its_encoder(tmp_path: Path) -> None:
     data = nl.load_data("theophylline")
-    fitted = nl.fit(nl.load_model("theophylline"), data, nl.ELBO(seed=1))
+    fitted = nl.fit(nl.load_model("theophylline"), data, nl.ELBO(seed=1, steps=100, most_draws=200))
     folder = nl.save_fit(fitted, tmp_path / "vi")
     content = json.loads((folder / "fit.json").read_text())
     assert set(content["elbo"]) == {
@@ -317,6 +317,18 @@ def test_force_replaces_nothing_but_fits(fitted: Fit, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "fit.json" in tree(nl.save_fit(fitted, tmp_path / "empty", force=True))
     assert (tmp_path / "home" / "thesis.tex").exists()
+
+
+def test_a_place_that_cannot_be_written_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(nl.DataError, match="file is not a folder that you may write to"):
+        save.check_target(tmp_path / "file" / "fit", force=False)
+    save.check_target(tmp_path / "new" / "fit", force=False)
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
+    with pytest.raises(nl.DataError, match="cannot be made"):
+        save.check_target(tmp_path / "new" / "fit", force=False)
 
 
 @pytest.mark.usefixtures("quick")

@@ -69,7 +69,7 @@ def uniformity(scores: npt.ArrayLike) -> pd.DataFrame:
         columns `statistic`, `expected` and `p`.
 
     Example:
-        >>> float(uniformity([-1.2, -0.7, -0.3, 0.1, 0.2, 0.5, 1.4]).loc["mean", "statistic"])
+        >>> float(uniformity([-1.5, -0.5, 0.0, 0.5, 1.5]).loc["mean", "statistic"])
         0.0
     """
     values = np.asarray(scores, dtype=np.float64).reshape(-1)
@@ -100,7 +100,10 @@ def npde(fit: Fit, draws: int = 1000, seed: int = 0) -> Npde:
         FitError: Too few draws, or simulations that do not vary (no residual error).
 
     Example:
-        >>> npde(fit, draws=1000).test()                                        # doctest: +SKIP
+        >>> import nlmegen as nl
+        >>> fit = nl.fit(nl.load_model("theophylline"), nl.load_data("theophylline"), nl.FOCEI())
+        >>> npde(fit, draws=100).test().index.tolist()
+        ['mean', 'variance', 'ks', 'global']
     """
     problem, values = fit.problem, fit.values
     mask = problem.observed
@@ -136,7 +139,7 @@ def decorrelate(y: Tensor, simulated: Tensor) -> tuple[Tensor, Tensor]:
     factor, failed = torch.linalg.cholesky_ex(torch.cov(simulated.T).reshape(simulated.shape[-1], -1))
     if bool(failed):
         raise FitError(
-            "npde: simulated observations of a subject do not vary, or two of them vary as one;"
+            "npde: simulated observations of a subject are not finite, or do not vary, or two of them vary as one;"
             " a model without residual error at some record cannot be checked this way"
         )
     both = torch.cat([y[None], simulated]) - mean

@@ -107,7 +107,11 @@ def vpc(
             or no observations.
 
     Example:
-        >>> nl.vpc(fit, draws=1000, stratify="sex").plot()                      # doctest: +SKIP
+        >>> import nlmegen as nl
+        >>> fit = nl.fit(nl.load_model("theophylline"), nl.load_data("theophylline"), nl.FOCEI())
+        >>> check = vpc(fit, draws=100)
+        >>> len(check.table), check.inside > 0.8
+        (33, True)
     """
     levels = np.asarray(interval, dtype=np.float64)
     if not len(levels) or not ((levels > 0) & (levels < 1)).all():

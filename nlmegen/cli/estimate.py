@@ -105,19 +105,14 @@ def _interrupted(result: Fit) -> bool:
 
 
 def _status(results: list[tuple[Fit, Path]]) -> int:
-    status = 0
-    for result, out in results:
-        if _usable(result):
-            continue
-        status = 3
-        remedy = (
-            "run it again"
-            if _interrupted(result)
-            else "look at report.html; try other starts, another --method, or --set help for limits"
-        )
-        print(
-            f"nlmegen: the estimation by {result.method} failed: {result.reason}; {remedy}."
-            f" The partial result is kept in {out}",
-            file=sys.stderr,
-        )
-    return status
+    """0, or 3 after a word on each result that is not usable: what failed, what to try, what was kept."""
+    poor = [(result, out) for result, out in results if not _usable(result)]
+    for result, out in poor:
+        what = f"{result.reason}."
+        if not _interrupted(result):
+            what = (
+                f"the estimation by {result.method} failed: {result.reason}. Look at report.html; try other"
+                " starts, another --method, or other limits (--set help)."
+            )
+        print(f"nlmegen: {what} The partial result is kept in {out}", file=sys.stderr)
+    return 3 if poor else 0

@@ -157,7 +157,8 @@ def _cells(column: pd.Series[Any], shown: str) -> Cells:
     kind = column.dtype
     if pd.api.types.is_bool_dtype(kind) and not column.isna().any():
         return column.to_numpy(np.int64)
-    if pd.api.types.is_integer_dtype(kind) and not column.isna().any():
+    whole = pd.api.types.is_integer_dtype(kind) and not column.isna().any()
+    if whole and not (pd.api.types.is_unsigned_integer_dtype(kind) and column.max() > np.iinfo(np.int64).max):
         return column.to_numpy(np.int64)
     if pd.api.types.is_numeric_dtype(kind) and not pd.api.types.is_complex_dtype(kind):
         return column.to_numpy(np.float64, na_value=np.nan)

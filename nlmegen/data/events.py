@@ -36,7 +36,8 @@ class Events:
     Time does not decrease within a reset block; a RESET may set it back. Simultaneous records keep the order of the
     file. Additional doses (ADDL, II) are written out up to the last record of their reset block, where PREDPP stops
     too; one that falls on the time of a record comes before that record, as in NONMEM (an observation at that time
-    sees the dose; times that agree within rounding, 1e-11 relative, count as equal). An infusion is a START and a STOP
+    sees the dose; found in mrgsolve's comparisons with NONMEM, github.com/metrumresearchgroup/mrgsolve no. 424; times
+    that agree within rounding, 1e-11 relative, count as equal). An infusion is a START and a STOP
     with the opposite rate. A RESET empties the system, ends running infusions (their later STOPs are left out) and
     cancels pending additional doses; EVID 4 is a RESET followed by its dose. A CHANGE only bounds a segment: the first
     record of a subject (unless it is a dose or reset itself) or a change of a covariate.
@@ -125,7 +126,7 @@ def timeline(records: Records, interpolation: str) -> Timeline:
         (bolus, starts, is_stop, is_reset), (Kind.BOLUS, Kind.START, Kind.STOP, Kind.RESET), Kind.CHANGE
     ).astype(np.int64)
     loose = is_extra | is_stop
-    order = np.lexsort((np.arange(len(record)), time, loose, record))
+    order = np.lexsort((np.arange(len(record)), ~is_stop, time, loose, record))
     count = np.bincount(records.subject[record], minlength=len(records.ids))
     start = np.cumsum(count) - count
     return Timeline(

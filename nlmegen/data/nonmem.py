@@ -30,11 +30,11 @@ def read_nonmem(
 ) -> Population:
     r"""Read a NONMEM-format table into a Population.
 
-    The file is UTF-8 csv with a header; upper and lower case of names are the same. ID, TIME and DV are required; AMT,
-    EVID, MDV, RATE, ADDL, II, CMT, DVID are used where present, and every other numeric column is a covariate (columns
-    that a fit or a simulation appends, such as PRED, CWRES, ETA_CL, and text columns are kept in the table only). `.` and an empty cell are
-    missing. What each column may hold is stated in `nlmegen.data.records.read_records`, when doses happen in
-    `nlmegen.data.events.Events`. Column order is free.
+    The file is UTF-8 csv with a header; upper and lower case of names are the same. ID, TIME and DV are required;
+    AMT, EVID, MDV, RATE, ADDL, II, CMT, DVID are used where present, and every other numeric column is a
+    covariate (columns that a fit or a simulation appends, such as PRED, CWRES, ETA_CL, and text columns are kept
+    in the table only). `.` and an empty cell are missing. What each column may hold is stated in
+    `nlmegen.data.records.read_records`, when doses happen in `nlmegen.data.events.Events`. Column order is free.
 
     Args:
         path_or_df: A path, or a DataFrame (its row k counts as line k + 2 in messages).

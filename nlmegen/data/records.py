@@ -153,8 +153,9 @@ def _refuse_unsupported(table: Table) -> None:
             used = np.nan_to_num(table.numbers(name)) != 0
         if used.any():
             row = int(np.argmax(used))
+            wanted = "one value throughout" if kind == "occ" else "0 or no value"
             raise table.error(
-                f"expected 0 or no value, got {table.frame[name].iloc[row]}: {UNSUPPORTED[kind]}; "
+                f"expected {wanted}, got {table.frame[name].iloc[row]}: {UNSUPPORTED[kind]}; "
                 f"if the column means something else, rename={{'{table.name(name)}': 'drop'}} leaves it out",
                 row,
                 name,

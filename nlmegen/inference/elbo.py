@@ -56,7 +56,7 @@ class ELBO:
     objective: str = "iwml"
     family: str | None = None
     width: int = 64
-    steps: int = 1500
+    steps: int = 600
     draws: int = 100
     most_draws: int = 4000
     precision: float = 0.01
@@ -66,7 +66,7 @@ class ELBO:
     rate: float = 3e-3
     block: int = 100
     varied: float = 0.3
-    linearisations: int = 2
+    linearisations: int = 4
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:

@@ -95,7 +95,7 @@ class Encoder(nn.Module):
 
     @classmethod
     def of(
-        cls, problem: Problem, family: str = "mixture", width: int = 64, steps: int = 2, seed: int = 0
+        cls, problem: Problem, family: str = "mixture", width: int = 64, steps: int = 4, seed: int = 0
     ) -> Encoder:
         """An untrained encoder for a problem's kind of patients."""
         count = float(problem.mask.sum() / max(1, problem.n_subjects))

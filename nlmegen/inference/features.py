@@ -68,10 +68,10 @@ class Reader:
     time_scale: float
     dose_scale: float
     rate_scale: float
-    steps: int = 2
+    steps: int = 4
 
     @classmethod
-    def of(cls, problem: Problem, steps: int = 2) -> Reader:
+    def of(cls, problem: Problem, steps: int = 4) -> Reader:
         """The constants of a problem's patients."""
         covariates = []
         for name, values in problem.cov_observation.items():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, NoReturn
 
 import torch
 from torch import Tensor
@@ -30,6 +30,9 @@ FLAT = 0.01
 MODE_ROUNDS = 6
 """How often the search goes on after second modes were found to be better."""
 
+
+FEW = 50
+"""Subjects with whom a large problem is begun, at least."""
 
 ROUGHLY = 1e-8
 """Newton decrement of modes that are only compared, or started from."""
@@ -120,7 +123,9 @@ class _Run:
     def evaluation(self) -> Estimate:
         """The objective at the model's values."""
         free = self.problem.start
-        first = self._finite(self.objective(free[None]), free)
+        first = self.objective(free[None])
+        if not math.isfinite(float(first.total[0])):
+            self._refuse(first)
         eta, _ = self._recheck(free, first)
         outer = self._outer()
         if self.settings.kind is None:
@@ -166,36 +171,40 @@ class _Run:
                     "the start had absorption slower than elimination; the search began from its mirror image"
                     " (flip_flop=True keeps such a start)"
                 )
-        first = self.objective(free[None], tolerance=ROUGHLY)
-        value = float(first.total[0])
-        if not mend and math.isfinite(value) and tension(self.problem, free, first) < TENSE:
-            return free, first.eta
-        # few subjects are enough to get near, and to have them only costs little
-        per_subject = self.problem.y.shape[-1] * max(self.problem.q, 1) ** 2 * (self.problem.P + 1)
-        few = some_subjects(self.problem, max(50, CHEAP // (2 * per_subject)))
+        # few subjects are enough to get near, and a search with them costs little
+        few = some_subjects(self.problem, max(FEW, CHEAP // (2 * self._numbers_per_subject)))
         objective = self.objective if few is self.problem else Objective(few)
-        better, eta, level = screen(objective, free)
-        if not math.isfinite(level):
-            self._finite(first, free)
-            return free, first.eta
-        if few is self.problem and eta is not None:
-            return better, eta
-        near = Outer(objective, self.logarithmic, tolerance=0.05, max_iterations=40).run(better, eta)
-        both = torch.stack((near.surface.free, better, free))
-        tried = self.objective(both)
-        best = int(tried.total.argmin())
-        return both[best], tried.eta[best : best + 1]
+        first = objective(free[None], tolerance=ROUGHLY)
+        start, eta, value = free, first.eta, float(first.total[0])
+        if mend or not math.isfinite(value) or tension(few, free, first) > TENSE:
+            start, eta, value = screen(objective, free)
+        if few is self.problem:
+            if not math.isfinite(value):
+                self._refuse(objective(start[None]))
+            return start, eta
+        near = Outer(objective, self.logarithmic, tolerance=0.05, max_iterations=40).run(start, eta).surface.free
+        tried = self.objective(near[None], tolerance=ROUGHLY)
+        if not tension(self.problem, near, tried) < TENSE:
+            other = self.objective(start[None], tolerance=ROUGHLY)
+            if not float(other.total[0]) > float(tried.total[0]):
+                near, tried = start, other
+        if not math.isfinite(float(tried.total[0])):
+            self._refuse(tried)
+        return near, tried.eta
 
-    def _finite(self, evaluation: Evaluation, free: Tensor) -> Evaluation:
-        """The evaluation, or a FitError that names the subjects without a finite density."""
+    @property
+    def _numbers_per_subject(self) -> int:
+        """Second derivatives of the predictions of one subject at a point and its P neighbours."""
+        return self.problem.y.shape[-1] * max(self.problem.q, 1) ** 2 * (self.problem.P + 1)
+
+    def _refuse(self, evaluation: Evaluation) -> NoReturn:
+        """Raise a FitError that names the subjects without a finite density."""
         bad = ~torch.isfinite(evaluation.objective[0])
-        if bool(bad.any()):
-            ids = [self.problem.population.ids[i] for i in bad.nonzero().flatten().tolist()[:5]]
-            raise FitError(
-                f"the objective is not finite at the start for id {', '.join(ids)}; check these subjects' doses, times and"
-                " units, or start from other values"
-            )
-        return evaluation
+        ids = [self.problem.population.ids[i] for i in bad.nonzero().flatten().tolist()[:5]]
+        raise FitError(
+            f"the objective is not finite at the start for id {', '.join(ids)}; check these subjects' doses, times and"
+            " units, or start from other values"
+        )
 
     # -- the search ---------------------------------------------------------------------------------------------------
     @property
@@ -264,7 +273,7 @@ class _Run:
             self._say("absorption is estimated slower than elimination (flip-flop)")
             return outcome
         names = [name in problem.layout.thetas for name in problem.names]
-        start = torch.where(torch.tensor(names), image, torch.maximum(surface.free, problem.start))
+        start = torch.where(torch.tensor(names, dtype=torch.bool), image, torch.maximum(surface.free, problem.start))
         held = self.held
         other = self._from(*self._begin(start, mend=True))
         if other.converged and not absorbs_slowly(problem, other.surface.free):
@@ -285,7 +294,8 @@ class _Run:
 
     def _at_boundary(self, surface: Surface) -> Tensor:
         """Standard deviations that have become zero (and correlations one), `[P]`."""
-        spread = torch.tensor([name not in self.problem.layout.thetas for name in self.problem.names])
+        names = [name not in self.problem.layout.thetas for name in self.problem.names]
+        spread = torch.tensor(names, dtype=torch.bool)
         return self.held | (self._flat(surface) & spread)
 
     def _runaways(self, surface: Surface) -> list[str]:

@@ -123,7 +123,9 @@ def uncertainty(course: Course, kind: str | None) -> Uncertainty:
     """
     if kind is None or course.likelihood is None or course.problem.P == 0:
         return Uncertainty(None, "", None, None)
-    information = -course.likelihood.hessian(course.free)
+    # curvature needs fewer draws than the maximum did
+    few = draws_per_patient(course.problem, 200)
+    information = -course.likelihood.thinned(few).hessian(course.free)
     scores = course.likelihood(course.free).scores
     outer = scores.mT @ scores
     if not positive_definite(information):

@@ -197,7 +197,7 @@ def _scores(
     with torch.no_grad():
         pairs = _cotangents(found.expansion, factor, hessian, omega.detach())
     outputs = {"f": prediction.f, "jac": prediction.jac, "variance": variance, "slope": slope, "omega": omega}
-    used = [(x, pairs[name]) for name, x in outputs.items() if x is not None and x.requires_grad]
+    used = [(x, pairs[name]) for name, x in outputs.items() if name in pairs and x is not None and x.requires_grad]
     if not used:
         return torch.zeros_like(copies)
     tensors, cotangents = zip(*used, strict=True)

@@ -103,6 +103,19 @@ class SimulatedLikelihood:
         assert prediction.jac is not None
         self.f, self.tangents = outermost(prediction.f), [outermost(x) for x in prediction.jac]
 
+    @property
+    def k(self) -> int:
+        """Draws a subject, K."""
+        return self.eta.shape[0] * self.eta.shape[1]
+
+    def thinned(self, k: int) -> SimulatedLikelihood:
+        """The same on the first `k` draws of each subject."""
+        keep = slice(0, max(1, k // self.eta.shape[1]))
+        other = copy.copy(self)
+        other.eta, other.f, other.log_q = (outermost(x) for x in (self.eta[keep], self.f[keep], self.log_q[keep]))
+        other.tangents = [outermost(x[keep]) for x in self.tangents]
+        return other
+
     def carried(self, free: Tensor) -> SimulatedLikelihood:
         """The same function, its draws carried to `free [P]` and its predictions exact there."""
         if not self.tangents:

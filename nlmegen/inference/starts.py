@@ -61,7 +61,7 @@ def tension(problem: Problem, free: Tensor, evaluation: Evaluation) -> float:
     return float(squares) / max(float(problem.mask.sum()), 1.0)
 
 
-def screen(objective: Objective, free: Tensor) -> tuple[Tensor, Tensor | None, float]:
+def screen(objective: Objective, free: Tensor) -> tuple[Tensor, Tensor, float]:
     """The best of several inflated starts: its vector `[P]`, its modes `[1, subject, q]` and its objective."""
     problem = objective.problem
     omega, sigma = spreads(problem)

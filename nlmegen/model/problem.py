@@ -97,7 +97,12 @@ class Problem:
         self.names = tuple(self.layout.names[int(i)] for i in self.free_index)
         self.varies = any(covariate.varies for covariate in population.covariates.values())
         used = dry_run(self)
-        self.varies = any(population.covariates[k].varies for k in used if k in population.covariates)
+        self.varies = any(population.covariates[k].varies for k in used)
+        if any(c.varies for k, c in population.covariates.items() if k not in used):
+            # a column that the page does not read must not cut the schedule into segments
+            lean = population.with_covariates(sorted(used))
+            self.schedule = Schedule.build(lean, self.structure.compartments)
+            self.cov_segment = {k: c.segment for k, c in lean.covariates.items()}
 
     def _bind_observations(self) -> None:
         y = self.population.dv

@@ -28,7 +28,7 @@ def etas(fit: Fit) -> Figure:
         mode = mode[np.isfinite(mode)]
         spread = float(sd[k])
         reach = max(3.2 * spread, 1.05 * float(np.abs(mode).max(initial=0.0)))
-        bins = np.linspace(-reach, reach, int(np.clip(np.sqrt(len(mode)) * 2, 9, 41)) | 1)
+        bins = np.linspace(-reach, reach, int(np.clip(np.sqrt(len(mode)) * 2, 13, 41)) | 1)
         if len(mode):
             panel.hist(mode, bins=bins.tolist(), density=True, color=BLUE, alpha=0.45, linewidth=0)
         panel.plot(mode, np.zeros_like(mode), "|", color=INK, markersize=5, alpha=0.5)
@@ -36,6 +36,7 @@ def etas(fit: Fit) -> Figure:
         density = np.exp(-0.5 * (x / spread) ** 2) / (spread * np.sqrt(2 * np.pi))
         panel.plot(x, density, color=VERMILION, linewidth=1.3)
         panel.set_xlabel(f"eta {name}")
+        panel.locator_params(axis="x", nbins=5)
         panel.set_yticks([])
         shrinkage = fit.shrinkage_eta.get(name, float("nan"))
         headed(panel, f"shrinkage {shrinkage:.0%}" if np.isfinite(shrinkage) else "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import numpy as np
@@ -18,14 +18,7 @@ from nlmegen.errors import FitError
 from nlmegen.report import figures, words
 
 if TYPE_CHECKING:
-    from nlmegen.fit import Fit
-
-
-class _HasTable(Protocol):
-    """What `nlmegen.compare` returns."""
-
-    @property
-    def table(self) -> pd.DataFrame: ...
+    from nlmegen.fit import Comparison, Fit
 
 
 def report(fit: Fit, path: str | Path, **options: Any) -> Path:
@@ -46,7 +39,7 @@ def report(fit: Fit, path: str | Path, **options: Any) -> Path:
 
 def html(
     fit: Fit,
-    compare: _HasTable | None = None,
+    compare: Comparison | None = None,
     vpc: VPC | None = None,
     predictions: pd.DataFrame | None = None,
     drawn: Mapping[str, figures.Shown] | None = None,
@@ -86,7 +79,7 @@ def html(
         parameters=_parameters(fit),
         kind=_standard_errors(fit),
         ladder=words.ladder(fit),
-        comparison=None if compare is None else _cells(compare.table),
+        comparison=None if compare is None else _comparison(compare),
         drawn=drawn,
         trouble=trouble,
         npde=uniformity(npde.to_numpy()) if len(npde) > 2 else None,
@@ -123,10 +116,31 @@ def _standard_errors(fit: Fit) -> str:
     return called.get(kind, kind)
 
 
-def _cells(table: pd.DataFrame) -> dict[str, Any]:
-    """A DataFrame as a header and rows of text."""
-    rows = [
-        [str(index), *(words.number(v, 6) if isinstance(v, float) else str(v) for v in row)]
-        for index, row in zip(table.index, table.itertuples(index=False), strict=True)
-    ]
-    return {"columns": [str(column) for column in table.columns], "rows": rows}
+def _comparison(compared: Comparison) -> dict[str, Any]:
+    """A comparison with a column for each fit: what a telephone shows without scrolling."""
+    table = compared.table
+    rows = []
+    for column in table.columns:
+        label = words.COMPARED.get(str(column), str(column).replace("_", " "))
+        rows.append([label, *(_cell(value, str(column)) for value in table[column])])
+    estimates = compared.parameters
+    columns = [str(column) for column in estimates.columns]
+    return {
+        "detail": compared.detail,
+        "fits": [str(name) for name in table.index],
+        "rows": rows,
+        "columns": columns,
+        "parameters": [
+            [str(name), *(words.number(value) for value in row)]
+            for name, row in zip(estimates.index, estimates.to_numpy(), strict=True)
+        ],
+    }
+
+
+def _cell(value: Any, column: str) -> str:
+    """One entry of the comparison, as people read it."""
+    if isinstance(value, (bool, np.bool_)):
+        return "yes" if value else "no"
+    if isinstance(value, (float, np.floating)):
+        return words.number(value, 3 if column in ("delta", "paired_se", "seconds") else 7)
+    return str(value)

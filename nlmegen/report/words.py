@@ -40,6 +40,20 @@ SOURCES = {
 """Where a likelihood comes from."""
 
 
+COMPARED = {
+    "p": "estimated parameters",
+    "ofv": "its own OFV",
+    "ofv_source": "by",
+    "minus2ll": "−2 log L, one arbiter",
+    "delta": "above the best",
+    "paired_se": "error of that",
+    "aic": "AIC",
+    "bic": "BIC",
+    "seconds": "seconds",
+}
+"""Rows of a comparison, in words."""
+
+
 def number(value: Any, digits: int = 4) -> str:
     """Return a number with that many significant digits, an en dash where there is none.
 
@@ -119,7 +133,11 @@ def concerns(fit: Fit) -> list[str]:
 
 
 def ladder(fit: Fit) -> list[dict[str, Any]]:
-    """Return the rungs ELBO <= IW-ELBO <= log L of a variational fit, each with its place from 0 to 1 on a line."""
+    """Return the rungs ELBO <= IW-ELBO <= log L of a variational fit.
+
+    Each has a place from 0 to 1 on a line that ends at the highest rung and is at least one log unit long, so that a
+    tight bound looks tight.
+    """
     if not fit.bounds:
         return []
     b = fit.bounds
@@ -136,10 +154,11 @@ def ladder(fit: Fit) -> list[dict[str, Any]]:
             "words": f"importance sampled, standard error {number(b['importance_se'], 2)}",
         },
     ]
-    low, high = min(r["value"] for r in rungs), max(r["value"] for r in rungs)
-    span = (high - low) or 1.0
+    high = max(rung["value"] for rung in rungs)
+    span = max(1.0, *(high - rung["value"] for rung in rungs))
     for rung in rungs:
-        rung["place"] = (rung["value"] - low) / span
+        rung["span"] = span
+        rung["place"] = 1 - (high - rung["value"]) / span
     return rungs
 
 

@@ -73,9 +73,13 @@ def save_fit(fit: Fit, directory: str | Path, force: bool = False) -> Path:
 def check_target(directory: str | Path, force: bool) -> None:
     """Raise a DataError when `save_fit` would refuse to write this folder.
 
-    An existing path needs `force`; what is neither the folder of a fit nor empty is never replaced.
+    An existing path needs `force`; what is neither the folder of a fit nor empty is never replaced; a path that
+    cannot be written is refused before an estimation, not after it.
     """
     target = Path(directory)
+    there = next(path for path in target.absolute().parents if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise DataError(f"{target} cannot be made: {there} is not a folder that you may write to")
     if not target.exists():
         return
     if not force:

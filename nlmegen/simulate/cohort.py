@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,18 +37,28 @@ class Stencil:
     population: Population
     index: _Ints
 
-    def records(self, start: int, stop: int) -> tuple[pd.DataFrame, _Ints]:
+    @cached_property
+    def columns(self) -> dict[str, npt.NDArray[Any]]:
+        """The columns of the distinct records."""
+        table = self.population.table
+        return {str(name): table[name].to_numpy() for name in table.columns}
+
+    def records(self, start: int, stop: int) -> tuple[dict[str, npt.NDArray[Any]], _Ints]:
         """Return the records of patients `start` to `stop - 1`, under ids of their own.
 
         Returns:
-            The table, ids from `start + 1`; and [stop - start, T] the row of each observation in it, -1 in
-            padding.
+            Columns, with ids from `start + 1`; and [stop - start, T] the row of each observation, -1 in padding.
         """
-        chosen = self.population.select(self.index[start:stop])
-        length = np.bincount(self.population.table["id"].to_numpy() - 1)[self.index[start:stop]]
-        table = chosen.table.copy()
-        table["id"] = np.repeat(np.arange(start + 1, stop + 1), length)
-        return table, chosen.row.numpy()
+        index = self.index[start:stop]
+        length = np.bincount(self.columns["id"] - 1)
+        first = np.cumsum(length) - length
+        copied = length[index]
+        begin = np.cumsum(copied) - copied
+        rows = np.repeat(first[index] - begin, copied) + np.arange(copied.sum())
+        chosen = {name: column[rows] for name, column in self.columns.items() if name != "id"}
+        ids = np.repeat(np.arange(start + 1, stop + 1), copied)
+        row = self.population.row.numpy()[index]
+        return {"id": ids, **chosen}, np.where(row >= 0, row + (begin - first[index])[:, None], -1)
 
 
 @dataclass(frozen=True)
@@ -103,7 +115,7 @@ class Cohort:
         stencil = self.stencil(seed, dvid)
         like = stencil.population
         return Population.from_table(
-            stencil.records(0, self.n)[0],
+            pd.DataFrame(stencil.records(0, self.n)[0]),
             interpolation=like.interpolation,
             time_unit=like.time_unit,
             amount_unit=like.amount_unit,

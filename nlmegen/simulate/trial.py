@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nlmegen.data.population import Population
-from nlmegen.errors import DataError
+from nlmegen.errors import DataError, ModelError
 from nlmegen.model.page import Model
 from nlmegen.model.parameters import Values
 from nlmegen.model.problem import Problem
@@ -55,19 +56,24 @@ def simulate(
 
     Raises:
         DataError: A cohort the model cannot use (a covariate or compartment it lacks), or replicates of a Cohort.
+        ModelError: Not a model, or one whose predictions are not finite for some patient.
 
     Example:
-        >>> week = Cohort(500, "320 every 24 x 7", times=range(0, 169, 2), covariates=data)     # doctest: +SKIP
-        >>> simulate(model, week, seed=7)                                                       # doctest: +SKIP
+        >>> import nlmegen as nl
+        >>> model, real = nl.load_model("phenobarbital"), nl.load_data("phenobarbital")
+        >>> week = Cohort(500, "20/kg + 2.5/kg every 12 x 13 at 12", times=range(0, 169, 24), covariates=real)
+        >>> table = simulate(model, week, seed=7)
+        >>> table["id"].nunique(), int((table["evid"] == 0).sum())
+        (500, 4000)
     """
     if isinstance(cohort, Population):
-        page = model if isinstance(model, Model) else model.model
+        page = page_of(model)
         return _again(Problem(page, cohort), page.values, seed, residual, truth, replicates)
     if replicates is not None:
         raise DataError(
             "replicates: only a Population is simulated repeatedly; give a Cohort a larger n instead"
         )
-    return pd.concat(stream(model, cohort, seed, residual, truth, chunk=cohort.n), ignore_index=True)
+    return next(stream(model, cohort, seed, residual, truth, chunk=sys.maxsize))
 
 
 def stream(
@@ -91,10 +97,12 @@ def stream(
     Yields:
         Tables that follow one another: together, what `simulate` returns.
     """
-    page = model if isinstance(model, Model) else model.model
+    page = page_of(model)
+    if not isinstance(cohort, Cohort):
+        raise DataError(f"simulate needs a Cohort or a Population, got {type(cohort).__name__}")
     stencil = cohort.stencil(seed, endpoint_labels(page))
     problem, values = Problem(page, stencil.population), page.values
-    pieces = []
+    pieces: list[dict[str, npt.NDArray[Any]]] = []
     for block, start in enumerate(range(0, cohort.n, BLOCK)):
         index = stencil.index[start : start + BLOCK]
         part = problem.select(torch.from_numpy(index))
@@ -103,13 +111,15 @@ def stream(
             eta = draw_eta(values.factor, len(index), source)
             f = part.predict(eta, values).f
             dv, usable = draw_dv(part, values, f, source if residual else None)
-        table, row = stencil.records(start, start + len(index))
-        _fill(table, row, dv, usable)
+        columns, row = stencil.records(start, start + len(index))
+        _fill(columns, row, dv, usable)
         if truth:
-            table = _with_truth(table, part, values, eta, f, row, table["id"].to_numpy() - start - 1)
-        pieces.append(table)
-        if (len(pieces) * BLOCK >= chunk) or start + BLOCK >= cohort.n:
-            yield pd.concat(pieces, ignore_index=True) if len(pieces) > 1 else pieces[0]
+            columns |= _truth(part, values, eta, f, row, columns["id"] - start - 1)
+        pieces.append(columns)
+        if len(pieces) * BLOCK >= chunk or start + BLOCK >= cohort.n:
+            yield pd.DataFrame(
+                {name: np.concatenate([piece[name] for piece in pieces]) for name in columns}, copy=False
+            )
             pieces = []
 
 
@@ -149,6 +159,16 @@ def replicate(
                 yield problem.natural(f)
 
 
+def page_of(model: Any) -> Model:
+    """Return the model that is meant by a model, its class, or a fit (the fitted one)."""
+    if isinstance(model, type) and issubclass(model, Model):
+        return model()
+    page = model if isinstance(model, Model) else getattr(model, "model", None)
+    if not isinstance(page, Model):
+        raise ModelError(f"simulate needs a model or a fit, got {type(model).__name__}")
+    return page
+
+
 def endpoint_labels(model: Model) -> tuple[str | int, ...]:
     """Return the DVID of each endpoint of a model: as declared, else its place, counted from 1."""
     return tuple(
@@ -171,7 +191,17 @@ def draw_dv(
     Returns:
         dv [N, T] on the scale of the table, and [N, T] whether the endpoint can have been observed there: not where
         its residual variance is 0 (proportional error at a prediction of 0) or its logarithm does not exist.
+
+    Raises:
+        ModelError: A prediction that is not a number, or infinite.
     """
+    wild = problem.observed & (torch.isnan(f) | (f == torch.inf))
+    if bool(wild.any()):
+        share = f"{int(wild.any(-1).sum())} of {len(f)} patients"
+        raise ModelError(
+            f"the prediction is not finite for {share} at random effects drawn from omega;"
+            " write the page so that parameters stay in their range (exp(eta)), or make omega smaller"
+        )
     sd = problem.variance(f, values)[0].expand(f.shape).sqrt()
     usable = problem.observed & torch.isfinite(f) & (sd > 0)
     dv = problem.natural(f) if source is None else problem.simulate_dv(f, values, source)
@@ -192,53 +222,47 @@ def _again(
             eta = draw_eta(values.factor, problem.n_subjects, source)
             f = problem.predict(eta, values).f
             dv, usable = draw_dv(problem, values, f, source if residual else None)
-        table = population.table.copy()
-        _fill(table, row, dv, usable)
+        columns = {str(name): population.table[name].to_numpy(copy=True) for name in population.table.columns}
+        _fill(columns, row, dv, usable)
         if truth:
-            table = _with_truth(table, problem, values, eta, f, row, owner)
+            columns |= _truth(problem, values, eta, f, row, owner)
         if replicates is not None:
-            table.insert(0, "replicate", k + 1)
-        tables.append(table)
+            columns = {"replicate": np.full(len(owner), k + 1), **columns}
+        tables.append(pd.DataFrame(columns, copy=False))
     return pd.concat(tables, ignore_index=True) if len(tables) > 1 else tables[0]
 
 
 def _fill(
-    table: pd.DataFrame,
+    columns: dict[str, npt.NDArray[Any]],
     row: npt.NDArray[np.int64],
     dv: npt.NDArray[np.float64],
     usable: npt.NDArray[np.bool_],
 ) -> None:
-    """Write dv into a table, and MDV 1 on samples that are no observations of the model."""
+    """Write dv into columns of records, and MDV 1 on samples that are no observations of the model."""
     seen = row >= 0
-    column = table["dv"].to_numpy(dtype=float, copy=True)
-    column[row[seen]] = dv[seen]
-    table["dv"] = column
+    columns["dv"] = columns["dv"].astype(np.float64, copy=False)
+    columns["dv"][row[seen]] = dv[seen]
     lost = row[seen & ~usable]
     if len(lost):
-        mdv = (
-            table["mdv"].to_numpy(copy=True)
-            if "mdv" in table
-            else (table["evid"] != 0).to_numpy(dtype=np.int64)
-        )
-        mdv[lost] = 1
-        table["mdv"] = mdv
+        observed = np.ones(len(columns["dv"]), dtype=np.int64)
+        observed[row[seen]] = 0
+        columns.setdefault("mdv", observed)[lost] = 1
 
 
-def _with_truth(
-    table: pd.DataFrame,
+def _truth(
     problem: Problem,
     values: Values,
     eta: Tensor,
     f: Tensor,
     row: npt.NDArray[np.int64],
     owner: npt.NDArray[np.int64],
-) -> pd.DataFrame:
-    """The table with ipred, etas and individual parameters; `owner` is each record's subject."""
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Columns of ipred, etas and individual parameters; `owner` is each record's subject."""
     with torch.no_grad():
         ipred = problem.natural(f).numpy()
         parameters = problem.individual(eta, values)
     seen = row >= 0
-    extra = {"ipred": np.full(len(table), np.nan)}
+    extra = {"ipred": np.full(len(owner), np.nan)}
     extra["ipred"][row[seen]] = ipred[seen]
     extra |= {f"eta_{name}": eta[owner, k].numpy() for k, name in enumerate(problem.eta_names)}
     for name, value in parameters.items():
@@ -247,4 +271,4 @@ def _with_truth(
             column[:] = np.nan
             column[row[seen]] = value.numpy()[seen]
         extra[f"true_{name}"] = column
-    return table.assign(**extra)
+    return extra

@@ -16,7 +16,7 @@ Nothing is detached: reverse mode passes through the weights, the rates and the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -177,6 +177,14 @@ def unbind(x: Number, axis: int = 0) -> list[Number]:
 
 def _unbind(x: Tensor, axis: int, n: int) -> Sequence[Tensor]:
     return x.unbind(axis) if x.shape[axis] == n else x.unbind(axis) * n
+
+
+def each(x: Number, rearrange: Callable[[Tensor, int], Tensor]) -> Number:
+    """A linear rearrangement of all parts, told how many leading axes of directions each has (0, 1, 2)."""
+    if isinstance(x, Tensor):
+        return rearrange(x, 0)
+    value, jac, hess = x.full()
+    return Taylor(rearrange(value, 0), rearrange(jac, 1), None if hess is None else rearrange(hess, 2), x.order)
 
 
 def last(x: Number, stop: int) -> Number:

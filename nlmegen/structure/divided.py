@@ -109,7 +109,7 @@ def bateman(
     """
     gap = b - a
     share = (gap / b).abs()
-    apart = share.numel() > 0 and float(share.amin()) >= NEAR
+    apart = share.numel() > 0 and float(share.detach().amin()) >= NEAR
     inverse = 1 / (gap if apart else torch.where(share < NEAR, 1.0, gap))
     out = [(at_a[0] - at_b[0]) * inverse]
     if order > 0:

@@ -18,9 +18,10 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from nlmegen.maths.taylor import Number, value_of
+from nlmegen.maths.taylor import Number, Taylor, value_of
 from nlmegen.structure import divided
-from nlmegen.structure.chain import Term, accumulate, last, order_of, stack, take, unbind
+from nlmegen.structure.chain import Term, accumulate, each, last, order_of, stack, take, unbind
+from nlmegen.structure.linear import linear_amounts
 from nlmegen.structure.recurrence import matrix_recurrence, scalar_recurrence
 from nlmegen.structure.schedule import Schedule
 from nlmegen.structure.spectrum import Disposition
@@ -125,7 +126,8 @@ class Solution(Mapping[str, Number]):
             if place < 0:
                 raise KeyError(name)
             terms = self._depot_terms() if place < self._offset else self._terms(place - self._offset)
-            self._amounts[name] = accumulate(terms) if terms else torch.zeros_like(self.schedule.elapsed)
+            amount = accumulate(terms) if terms else torch.zeros_like(self.schedule.elapsed)
+            self._amounts[name] = amount if self._mended is None else self._replace(amount, place)
         return self._amounts[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -133,6 +135,45 @@ class Solution(Mapping[str, Number]):
 
     def __len__(self) -> int:
         return len(self.compartments)
+
+    @cached_property
+    def _mended(self) -> Number | None:
+        """Amounts `[compartment, row, time]` of the rows in which modes meet, by the matrix exponential."""
+        meeting = self.disposition.meeting
+        if meeting is None:
+            return None
+        rows = self._rows
+        matrix = each(
+            self.disposition.matrix(self.absorption),
+            lambda x, lead: x.expand(x.shape[: lead + 2] + rows.shape + x.shape[-1:])[
+                (slice(None),) * (lead + 2) + (rows,)
+            ],
+        )
+        return linear_amounts(matrix, self.schedule.select(rows.nonzero()[:, -1]))
+
+    @cached_property
+    def _rows(self) -> Tensor:
+        """Where modes meet `[*draw, subject]`."""
+        meeting = self.disposition.meeting
+        assert meeting is not None
+        return meeting.expand(meeting.shape[:-1] + (self.schedule.n_subjects,))
+
+    def _replace(self, amount: Number, place: int) -> Number:
+        """The amount with the rows in which modes meet taken from the matrix exponential."""
+        rows, mended = self._rows, each(cast(Number, self._mended), lambda x, lead: x.select(lead, place))
+        value = cast(Tensor, value_of(amount))
+        shape = torch.broadcast_shapes(value.shape, rows.shape + (1,))
+
+        def put(old: Tensor, new: Tensor, lead: int) -> Tensor:
+            old = old.expand(old.shape[:lead] + shape)
+            return old.movedim(tuple(range(lead)), tuple(range(-lead, 0))).index_put(
+                (rows,), new.movedim(tuple(range(lead)), tuple(range(-lead, 0)))
+            ).movedim(tuple(range(-lead, 0)), tuple(range(lead)))
+
+        if not isinstance(amount, Taylor) or not isinstance(mended, Taylor):
+            return put(value, cast(Tensor, value_of(mended)), 0)
+        hess = put(amount.dense_hess(), mended.dense_hess(), 2) if amount.order == 2 else None
+        return Taylor(put(value, mended.value, 0), put(amount.jac, mended.jac, 1), hess, amount.order)
 
     # -- at the observations ----------------------------------------------------------------------------------------
     def _observe(self, x: Number) -> Number:

@@ -12,8 +12,8 @@ roots keep their relative accuracy however far apart they lie. The response is
 
     exp(A t)_ij = sum_m r_ijm exp(-lambda_m t),    r_ijm = adj(-lambda_m - A)_ij / prod_{l != m} (lambda_l - lambda_m).
 
-Two roots coincide only where a flow vanishes while its compartment keeps a rate equal to another one; up to there the
-derivatives lose digits as 1e-16 over the (relative) distance squared.
+Two roots meet only where a flow vanishes while its compartment keeps a rate equal to another one. The response is
+smooth there, the single roots are not: `meeting` says where to leave them alone.
 
 Gabrielsson & Weiner, Pharmacokinetic and Pharmacodynamic Data Analysis, 5th ed. (2016); Abuhelwa et al.,
 J. Pharmacokinet. Pharmacodyn. 42 (2015), doi:10.1007/s10928-015-9412-0 (closed forms carried from event to event).
@@ -31,6 +31,11 @@ from torch import Tensor
 
 from nlmegen.maths.taylor import Number, Taylor, value_of
 from nlmegen.structure.chain import Term, accumulate, order_of, stack, unbind
+
+
+# Relative distance of two rates below which the modes give way to the matrix exponential. A derivative of order d loses
+# 1e-16 over its power d: at this distance 1e-12 is left of the Hessian.
+MEETING = 0.1
 
 
 class Disposition:
@@ -90,6 +95,34 @@ class Disposition:
         first, second, third = unbind(self.rates)
         ab, bc, ca = second - first, third - second, first - third
         return stack([-(ab * ca), -(bc * ab), -(ca * bc)])
+
+    def matrix(self, absorption: Number | None = None) -> Number:
+        """A `[compartment, compartment, *draw, subject, 1 or event]`, a depot first when there is an absorption rate."""
+        k10, zero = self.micro[0], torch.zeros_like(cast(Tensor, value_of(self.micro[0])))
+        pairs = list(zip(self.micro[1::2], self.micro[2::2], strict=True))
+        outflow = k10
+        for out, _ in pairs:
+            outflow = outflow + out
+        entries: list[list[Number]] = [[zero] * self.n for _ in range(self.n)]
+        entries[0][0] = -outflow
+        for j, (out, back) in enumerate(pairs, 1):
+            entries[j][0], entries[0][j], entries[j][j] = out, back, -back
+        if absorption is not None:
+            entries = [[-absorption, *[zero] * self.n], *([zero, *row] for row in entries)]
+            entries[1][0] = absorption
+        return stack([stack(row) for row in entries])
+
+    @cached_property
+    def meeting(self) -> Tensor | None:
+        """Where two rates are too close for derivatives through them, `[*draw, subject or 1]`; None when nowhere."""
+        if self.n == 1:
+            return None
+        rates = cast(Tensor, value_of(self.rates)).detach()
+        share = 1 - rates[1:] / rates[:-1]
+        if share.numel() == 0 or float(share.amin()) >= MEETING:
+            return None
+        where = (share < MEETING).any(0).any(-1)
+        return where if bool(where.any()) else None
 
     def response(self, to: int, of: int) -> Number | None:
         """r_ijm of a unit amount put into compartment `of` on compartment `to`, `[mode, ...]`; None for 1.

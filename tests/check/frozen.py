@@ -15,7 +15,9 @@ def frozen(model: nl.Model, population: nl.Population, method: str = "focei", mo
     problem = nl.Problem(model, population)
     values = model.values
     eta = torch.zeros(problem.n_subjects, problem.q, dtype=torch.float64)
-    for _ in range(60 if modes else 0):  # Gauss-Newton on the joint, by the derivatives of torch and not of the package
+    for _ in range(
+        60 if modes else 0
+    ):  # Gauss-Newton on the joint, by the derivatives of torch and not of the package
         joint = eta.clone().requires_grad_(True)
         total = problem.log_joint(joint, values).sum()
         (gradient,) = torch.autograd.grad(total, joint, create_graph=True)

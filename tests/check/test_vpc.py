@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from check.frozen import frozen
 from scipy import stats
 
@@ -92,6 +93,35 @@ def test_prediction_correction_takes_the_dose_out(fit: Any) -> None:
         return float(((wide[0.95] - wide[0.05]) / wide[0.5]).median())
 
     assert width(corrected) < 0.8 * width(plain)
+
+
+class Two(nl.Model):
+    """Bolus; the logarithm of the concentration (DVID 1) and the amount left (DVID 2)."""
+
+    tvcl = nl.Theta(1.0, lower=0)
+    iiv = nl.Omega(cl=0.1)
+    cp = nl.LogNormal(0.2, dv="log")
+    left = nl.Proportional(0.1)
+    structure = nl.OneCompartment()
+
+    def individual(self, theta: Any, eta: Any, cov: Any) -> Any:
+        return dict(cl=theta.tvcl * torch.exp(eta.cl), v=10.0)
+
+    def observe(self, t: Any, a: Any, p: Any) -> Any:
+        return dict(cp=a.central / p.v, left=a.central)
+
+
+def test_endpoints_stay_apart_and_logarithms_are_shifted() -> None:
+    cohort = Cohort(40, {"low": "100", "high": "300"}, times=[1.0, 5.0])
+    fit = frozen(Two(), nl.read_nonmem(simulate(Two(), cohort, seed=2)))
+    check = vpc(fit, draws=60, prediction_corrected=True)
+    assert list(dict.fromkeys(check.table["stratum"])) == ["dvid 1", "dvid 2"]
+    seen = check.observations.assign(dose=np.repeat([100.0, 300.0], 20 * 4))
+    middle = {"dvid 1": np.log(np.sqrt(100 * 300)), "dvid 2": 200.0}
+    logs, plain = (seen[seen["stratum"] == stratum] for stratum in middle)
+    np.testing.assert_allclose(logs["value"], logs["dv"] + middle["dvid 1"] - np.log(logs["dose"]), rtol=1e-9)
+    np.testing.assert_allclose(plain["value"], plain["dv"] * middle["dvid 2"] / plain["dose"], rtol=1e-9)
+    assert check.inside > 0.8
 
 
 def test_strata_of_a_number_and_of_several_endpoints(fit: Any) -> None:

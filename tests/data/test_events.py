@@ -48,6 +48,19 @@ def test_infusion_starts_and_stops() -> None:
     assert Population.from_table(table).segment.tolist() == [[0, 1, 1]]
 
 
+def test_back_to_back_infusions_stop_before_they_start() -> None:
+    table = frame([dict(amt=10, rate=5, evid=1, addl=1, ii=2), dict(time=9)])
+    assert events(table) == [(0, "START", 0, 5), (2, "STOP", 0, -5), (2, "START", 0, 5), (4, "STOP", 0, -5)]
+
+
+def test_an_infusion_shorter_than_rounding_still_starts_before_it_stops() -> None:
+    table = frame(
+        [dict(time=1000), dict(time=1000, amt=1e-15, rate=10, evid=1), dict(time=1000), dict(time=1001)]
+    )
+    assert events(table) == [(1000, "CHANGE", 0, 0), (1000, "START", 0, 10), (1000, "STOP", 0, -10)]
+    assert Population.from_table(table).segment.tolist() == [[0, 2, 2]]
+
+
 def test_additional_doses_are_written_out_up_to_the_last_record() -> None:
     table = frame([dict(amt=10, evid=1, addl=9, ii=12), dict(time=24), dict(time=30)])
     assert events(table) == [(0, "BOLUS", 10, 0), (12, "BOLUS", 10, 0), (24, "BOLUS", 10, 0)]

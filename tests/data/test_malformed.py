@@ -124,7 +124,7 @@ CASES = [
     cell("censored", BASE + ",CENS", "1,2,.,5,0,1", "1,2,.,5,0,0", "CENS", "not supported yet", "MDV=1"),
     cell("quantification limit", BASE + ",LLOQ", "1,2,.,5,0,0.1", "1,2,.,5,0,.", "LLOQ", "not supported yet"),
     cell("censoring limit", BASE + ",LIMIT", "1,2,.,5,0,0.1", "1,2,.,5,0,", "LIMIT", "not supported yet"),
-    cell("occasions", BASE + ",OCC", "1,2,.,5,0,2", "1,2,.,5,0,0", "OCC", "not supported yet", "drop"),
+    cell("occasions", BASE + ",OCC", "1,2,.,5,0,2", "1,2,.,5,0,0", "OCC", "one value", "not supported yet"),
     cell("calendar date", BASE + ",DATE", "1,2,.,5,0,2024-05-01", "1,2,.,5,0,.", "DATE", "elapsed", before=DOSE + ",."),
     Case("ignore and accept", GOOD, ("ignore or in accept", "both"), bad_options={"ignore": ["dv == 0"],
          "accept": ["dv > 0"]}, good_options={"ignore": "#", "accept": ["evid == 1", "dv > 0"]}),

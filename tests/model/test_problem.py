@@ -161,6 +161,16 @@ def test_time_varying_covariates_follow_the_next_record() -> None:
     torch.testing.assert_close(f, torch.tensor(expected, dtype=F64))
 
 
+def test_a_varying_column_that_the_page_does_not_read_costs_nothing() -> None:
+    plain, noted = nl.Problem(Page(), data()), nl.Problem(Page(), data(TABLE.assign(NOTE=range(7))))
+    assert noted.population.events.time.shape[1] > 1
+    assert noted.schedule.single
+    assert not noted.varies
+    eta = 0.3 * torch.randn(2, 2, dtype=F64)
+    values = plain.values(plain.start)
+    torch.testing.assert_close(noted.log_joint(eta, values), plain.log_joint(eta, values), rtol=0, atol=0)
+
+
 def test_the_endpoints_take_their_dvid() -> None:
     table = TABLE.assign(DVID=["cp", "cp", "pd", "cp", "cp", "cp", "pd"])
     both = page(

@@ -6,9 +6,7 @@ import re
 from html.parser import HTMLParser
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
 import nlmegen as nl
 from nlmegen.check.residuals import residuals
@@ -136,26 +134,12 @@ def test_a_comparison_is_shown(fit: Any, made: dict[str, Any]) -> None:
     assert "elsewhere" in text
 
 
-def test_what_cannot_be_drawn_is_said() -> None:
-    class Wild(nl.Model):
-        """Nothing finite comes of it."""
-
-        tvcl = nl.Theta(1.0, lower=0)
-        iiv = nl.Omega(cl=0.1)
-        cp = nl.Additive(0.2)
-        structure = nl.OneCompartment()
-
-        def individual(self, theta: Any, eta: Any, cov: Any) -> Any:
-            return dict(cl=theta.tvcl * torch.exp(eta.cl), v=10.0)
-
-        def observe(self, t: Any, a: Any, p: Any) -> Any:
-            return dict(cp=a.central / p.v)
-
-    fit = nl.fit(Wild(), nl.load_data("theophylline"), nl.FOCEI(evaluate=True))
-    broken = _changed(fit, ebe=torch.full_like(fit.ebe, torch.inf), history=[])
-    table = residuals(fit, draws=0).assign(ipred=np.nan)
-    text = html(broken, predictions=table, drawn=draw(broken, table, None))
-    assert "Not drawn" in text
+def test_what_cannot_be_drawn_is_said(fit: Any) -> None:
+    table = residuals(fit, draws=0).assign(ipred="none")
+    drawn = draw(fit, table, None)
+    assert [name for name, shown in drawn.items() if not shown.png] == ["observed-ipred"]
+    text = html(fit, predictions=table, drawn=drawn)
+    assert "Not drawn (observations against individual predictions)" in text
     _outline(text)
 
 

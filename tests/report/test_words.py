@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
 import pytest
 
-from nlmegen.report.words import number, percent
+import nlmegen as nl
+from nlmegen.cli.parser import build_parser
+from nlmegen.cli.settings import build
+from nlmegen.report.words import command, concerns, ladder, number, percent
 
 
 @pytest.mark.parametrize(
@@ -31,3 +39,59 @@ def test_number(value: float | None, digits: int, text: str) -> None:
 )
 def test_percent(value: float, text: str) -> None:
     assert percent(value) == text
+
+
+def _fitted(method: Any, **changes: Any) -> Any:
+    data = nl.load_data("theophylline")
+    return SimpleNamespace(settings=method, method=method.name, population=data, **changes)
+
+
+@pytest.mark.parametrize(
+    "method", [nl.FOCEI(), nl.FOCEI(covariance="R", evaluate=True), nl.ELBO(seed=3), nl.ELBO()], ids=repr
+)
+def test_the_command_means_the_settings(method: Any) -> None:
+    spoken = build_parser().parse_args(shlex.split(command(_fitted(method)))[1:])
+    flags = {name: getattr(spoken, name) for name in ("seed", "device", "evaluate")}
+    flags = {name: value for name, value in flags.items() if value not in (None, False)}
+    assert build(spoken.method, spoken.set, flags) == method
+
+
+@pytest.mark.parametrize(("gap", "places"), [(0.2, [0.8, 0.9, 1.0]), (4.0, [0.0, 0.5, 1.0])])
+def test_a_tight_bound_looks_tight(gap: float, places: list[float]) -> None:
+    bounds = {
+        "elbo": -10 - gap,
+        "iwelbo": -10 - gap / 2,
+        "k": 8,
+        "importance_log_likelihood": -10.0,
+        "importance_se": 0.1,
+    }
+    rungs = ladder(_fitted(nl.ELBO(), bounds=bounds))
+    assert [rung["place"] for rung in rungs] == pytest.approx(places)
+    assert not ladder(_fitted(nl.FOCEI(), bounds=None))
+
+
+def test_concerns_are_raised() -> None:
+    table = pd.DataFrame(
+        {"rse": [0.1, 0.9, float("nan")], "fixed": [False, False, True]}, index=["tvcl", "tvv", "tvka"]
+    )
+    fit = _fitted(
+        nl.ELBO(),
+        problems=lambda: ["not converged: never", "a note"],
+        shrinkage_eta={"cl": 0.5, "v": 0.1},
+        parameters=table,
+        condition_number=2e4,
+        bounds={"khat_max": 0.9},
+    )
+    said = " | ".join(concerns(fit))
+    for part in (
+        "a note",
+        "eta cl shrink by 50 %",
+        "Poorly determined",
+        "tvv",
+        "condition number is 20000",
+        "k-hat is 0.90",
+    ):
+        assert part in said
+    assert "not converged" not in said
+    assert "eta v" not in said
+    assert "tvcl" not in said

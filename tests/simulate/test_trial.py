@@ -12,7 +12,7 @@ from problems import Straight
 from torch import exp
 
 import nlmegen as nl
-from nlmegen.errors import DataError
+from nlmegen.errors import DataError, ModelError
 from nlmegen.simulate import trial
 from nlmegen.simulate.cohort import Cohort
 from nlmegen.simulate.trial import replicate, simulate, stream
@@ -171,3 +171,21 @@ def test_what_a_model_cannot_use() -> None:
         simulate(nl.load_model("phenobarbital"), Cohort(3, "100", times=[1.0]))
     with pytest.raises(DataError, match="liver"):
         simulate(nl.load_model("theophylline"), Cohort(3, "100 into liver", times=[1.0]))
+    with pytest.raises(DataError, match="got DataFrame"):
+        simulate(nl.load_model("theophylline"), pd.DataFrame({"id": [1]}))  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="got str"):
+        simulate("theophylline", Cohort(3, "100", times=[1.0]))
+
+
+def test_a_prediction_that_is_no_number_is_no_patient() -> None:
+    wild = nl.load_model("theophylline").with_values(omega={"ka": 1e6})
+    with pytest.raises(ModelError, match=r"\d+ of 50 patients"):
+        simulate(wild, Cohort(50, "100", times=[1.0]))
+
+
+def test_a_fit_is_simulated_at_its_estimates() -> None:
+    class Fitted:
+        model = nl.load_model("theophylline").with_values(theta={"tvcl": 1.0})
+
+    cohort = Cohort(3, "100", times=[1.0])
+    pd.testing.assert_frame_equal(simulate(Fitted(), cohort), simulate(Fitted.model, cohort))

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import nlmegen as nl
+from inference.pages import Oral, oral_table
+from nlmegen.inference.uncertainty import (
+    condition_number,
+    covariance_of,
+    information,
+    jacobian,
+    natural,
+    uncertainty,
+)
+from problems import Straight, straight_table
+
+F64 = torch.float64
+
+
+@pytest.fixture(scope="module")
+def phenobarbital():
+    problem = nl.Problem(nl.load_model("phenobarbital"), nl.load_data("phenobarbital"))
+    return problem, nl.FOCEI().estimate(problem)
+
+
+def test_phenobarbital_standard_errors_are_nonmems(phenobarbital) -> None:
+    problem, found = phenobarbital
+    got = uncertainty(problem, found.free, found.covariance)
+    nonmem = {
+        "tvcl": 0.000209967,
+        "tvv": 0.0268946,
+        "asphyxia": 0.0837555,
+        "omega.cl": 0.0134156,
+        "omega.v": 0.00747591,
+        "cp.proportional": 0.00227991 / (2 * 0.0132410**0.5),  # NONMEM's is of the variance
+    }
+    for name, se in nonmem.items():
+        assert float(got.se[problem.names.index(name)]) == pytest.approx(se, rel=0.01), name
+    assert got.condition_number == pytest.approx(4.392, rel=0.01)
+    assert torch.allclose(got.rse, got.se / got.estimate.abs())
+
+
+def test_the_plain_hessian_gives_the_other_published_error(phenobarbital) -> None:
+    problem, found = phenobarbital
+    covariance, why = covariance_of(found.hessian_r, found.score_s, "R")
+    assert why == ""
+    got = uncertainty(problem, found.free, covariance)
+    assert float(got.se[problem.names.index("asphyxia")]) == pytest.approx(0.0782, rel=0.01)
+    assert got.condition_number == pytest.approx(2.976, rel=0.01)
+
+
+def closed_form(problem: nl.Problem, free: torch.Tensor) -> torch.Tensor:
+    """log p(y_i) of a `Straight` problem by Gaussian algebra, differentiable in the free parameters."""
+    values = problem.values(free)
+    rows = []
+    for n in range(problem.n_subjects):
+        seen = problem.population.mask[n]
+        t, y = problem.time[n, seen], problem.population.dv[n, seen]
+        z = torch.stack([torch.ones_like(t), t], -1)
+        mean = values.theta["tvb"].squeeze() + values.theta["tvs"].squeeze() * t
+        noise = values.sigma["cp.additive"].squeeze() ** 2 * torch.eye(len(t), dtype=F64)
+        rows.append(torch.distributions.MultivariateNormal(mean, z @ values.omega @ z.mT + noise).log_prob(y))
+    return torch.stack(rows)
+
+
+def test_r_and_s_are_the_derivatives_of_the_exact_likelihood() -> None:
+    problem = nl.Problem(Straight(), nl.read_nonmem(straight_table(40, seed=3)))
+    found = nl.FOCEI().estimate(problem)
+    hessian = torch.autograd.functional.hessian(lambda x: closed_form(problem, x).sum(), found.free)
+    scores = torch.autograd.functional.jacobian(lambda x: closed_form(problem, x), found.free)
+    assert torch.allclose(found.hessian_r, -hessian, rtol=1e-3, atol=1e-3 * float(hessian.abs().max()))
+    assert torch.allclose(found.score_s, scores.T @ scores, rtol=1e-4, atol=1e-4)
+    inverse = torch.linalg.inv(-hessian)
+    expected = inverse @ (scores.T @ scores) @ inverse
+    assert torch.allclose(found.covariance, expected, rtol=5e-3, atol=1e-3 * float(expected.abs().max()))
+    by_scores = nl.FOCEI(covariance="S").estimate(problem)
+    assert by_scores.covariance_kind == "S"
+    assert torch.allclose(by_scores.covariance, torch.linalg.inv(scores.T @ scores), rtol=1e-3, atol=1e-4)
+
+
+def test_a_block_is_carried_by_the_delta_method() -> None:
+    problem = nl.Problem(Straight(), nl.read_nonmem(straight_table(5)))
+    free = problem.start + 0.1
+    values = problem.values(free)
+    assert problem.names == ("tvb", "tvs", "omega.b", "omega.s,b", "omega.s", "cp.additive")
+    expected = [
+        float(values.theta["tvb"]),
+        float(values.theta["tvs"]),
+        float(values.omega[0, 0]),
+        float(values.omega[1, 0]),
+        float(values.omega[1, 1]),
+        float(values.sigma["cp.additive"]),
+    ]
+    assert natural(problem, free).tolist() == pytest.approx(expected)
+    h = 1e-6
+    numeric = torch.stack([(natural(problem, free + h * e) - natural(problem, free - h * e)) / (2 * h) for e in torch.eye(6, dtype=F64)], 1)
+    assert torch.allclose(jacobian(problem, free), numeric, atol=1e-8)
+    root = torch.randn(6, 6, dtype=F64)
+    covariance = 0.01 * root @ root.T
+    got = uncertainty(problem, free, covariance)
+    assert torch.allclose(got.covariance, numeric @ covariance @ numeric.T, atol=1e-8)
+    k = problem.names.index("omega.s")
+    assert 0 < float(got.ci_lower[k]) < float(got.estimate[k]) < float(got.ci_upper[k])
+    c = problem.names.index("omega.s,b")
+    assert float(got.ci_upper[c] + got.ci_lower[c]) == pytest.approx(2 * float(got.estimate[c]))
+
+
+def test_intervals_keep_within_bounds() -> None:
+    problem = nl.Problem(Oral(), nl.read_nonmem(oral_table(4)))
+    covariance = torch.eye(problem.P, dtype=F64)
+    got = uncertainty(problem, problem.start, covariance)
+    assert bool((got.ci_lower > 0).all())
+    k = problem.names.index("tvcl")
+    assert float(got.ci_lower[k]) == pytest.approx(3.0 * math.exp(-1.959964), rel=1e-6)
+    assert float(got.ci_upper[k]) == pytest.approx(3.0 * math.exp(1.959964), rel=1e-6)
+    assert float(got.se[k]) == pytest.approx(3.0)
+
+
+def test_a_parameter_at_a_boundary_is_left_out() -> None:
+    r = torch.tensor([[4.0, 1.0, 0.0], [1.0, 3.0, 0.0], [0.0, 0.0, 0.0]], dtype=F64)
+    held = torch.tensor([False, False, True])
+    covariance, why = covariance_of(r, r, "R", held)
+    assert why == ""
+    assert covariance is not None
+    assert torch.allclose(covariance[:2, :2], torch.linalg.inv(r[:2, :2]))
+    assert bool(torch.isnan(covariance[2]).all())
+    assert covariance_of(r, r, "R")[0] is None
+
+
+def test_an_indefinite_hessian_is_said_and_not_mended() -> None:
+    r = torch.tensor([[1.0, 2.0], [2.0, 1.0]], dtype=F64)
+    covariance, why = covariance_of(r, torch.eye(2, dtype=F64), "sandwich")
+    assert covariance is None
+    assert "not positive definite" in why
+    covariance, why = covariance_of(torch.eye(2, dtype=F64), torch.ones(2, 2, dtype=F64), "S")
+    assert covariance is None
+    assert "singular" in why
+    with pytest.raises(ValueError, match="expected one of"):
+        covariance_of(r, r, "both")
+
+
+def test_units_do_not_matter_for_being_definite() -> None:
+    scale = torch.tensor([1e-9, 1.0, 1e9], dtype=F64)
+    r = (torch.eye(3, dtype=F64) + 0.5) * scale * scale[:, None]
+    covariance, _ = covariance_of(r, r, "R")
+    assert covariance is not None
+    assert torch.allclose(covariance @ r, torch.eye(3, dtype=F64), atol=1e-9)
+
+
+def test_information_counts_scores_of_the_objective() -> None:
+    r, s = information(torch.full((1, 1), 6.0, dtype=F64), torch.tensor([[2.0], [-4.0]], dtype=F64))
+    assert float(r) == 3.0
+    assert float(s) == 5.0
+
+
+def test_condition_number() -> None:
+    rho = 0.6
+    assert condition_number(torch.tensor([[1.0, rho], [rho, 1.0]], dtype=F64)) == pytest.approx((1 + rho) / (1 - rho))
+    assert condition_number(torch.ones(2, 2, dtype=F64)) > 1e12
+    assert math.isnan(condition_number(torch.zeros(0, 0, dtype=F64)))

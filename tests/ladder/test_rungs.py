@@ -1,0 +1,15 @@
+"""The rungs, on the package as it is; each check is named for what must hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from ladder import bound, dosing, invariance, linear_gaussian
+
+CHECKS = [check for rung in (linear_gaussian, bound, dosing, invariance) for check in rung.CHECKS]
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: f"{check.__module__.removeprefix('ladder.')}-{check.__name__}")
+def test_rung(check: Callable[[], None]) -> None:
+    check()

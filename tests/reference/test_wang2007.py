@@ -1,0 +1,40 @@
+"""Wang (2007), table 1: quadrature and Laplace. (The FOCEI column: tests/inference/test_foce.py.)"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from inference.pages import WangAdditive, WangProportional, wang_data
+from reference.published import NUMBERS, minus2ll
+
+import nlmegen as nl
+
+PAGES = {"additive": WangAdditive, "proportional": WangProportional}
+NODES = {"laplace": 1, "quadrature": 41}
+
+
+@pytest.mark.parametrize("error", sorted(PAGES))
+@pytest.mark.parametrize("method", sorted(NODES))
+def test_table_1(error: str, method: str) -> None:
+    found = minus2ll(PAGES[error](), wang_data(), NODES[method]) - 20 * math.log(2 * math.pi)
+    assert found == pytest.approx(NUMBERS["wang2007"][error][method], abs=6e-4)
+
+
+def test_the_same_model_through_a_bolus() -> None:
+    """f = 10 exp(-k t) as 10 units into a volume of 1: the structure changes nothing."""
+
+    class Bolus(WangProportional):
+        def individual(self, theta, eta, cov):
+            return dict(cl=theta.rate * eta.k.exp(), v=1.0)
+
+        def observe(self, t, a, p):
+            return dict(cp=a.central)
+
+    table = wang_data().to_table()
+    table["amt"] = 10.0 * (table["evid"] == 1)
+    found, wanted = (
+        nl.fit(page, data, nl.FOCEI(evaluate=True)).ofv
+        for page, data in ((Bolus(), nl.read_nonmem(table)), (WangProportional(), wang_data()))
+    )
+    assert found == pytest.approx(wanted, abs=1e-9)
