@@ -64,7 +64,6 @@ def fit(
     problem = Problem(model, data)
     if problem.n_observations == 0:
         raise DataError("the data hold no observation (EVID 0 and MDV 0), so there is nothing to fit")
-    problem.check(problem.values(problem.start))
     estimate = method.estimate(problem, progress)
     fitted = model.with_free(problem.full(estimate.free))
     return Fit(fitted, data, method, estimate, time.perf_counter() - begin)
@@ -298,7 +297,7 @@ def compare(
         names: one label a fit.
 
     Raises:
-        FitError: fewer than two fits, different data, or endpoints on different scales (LogNormal natural and log).
+        DataError: fewer than two fits, different data, or endpoints on different scales (LogNormal natural and log).
 
     Example:
         >>> compare(first, second).table.loc["focei", "minus2ll"]  # doctest: +SKIP
@@ -306,12 +305,12 @@ def compare(
     """
     _check_comparable(fits)
     if arbiter not in ("auto", "quadrature", "importance"):
-        raise FitError(f"arbiter={arbiter!r}: expected 'auto', 'quadrature' or 'importance'")
+        raise DataError(f"arbiter={arbiter!r}: expected 'auto', 'quadrature' or 'importance'")
     if arbiter == "auto":
         arbiter = "quadrature" if max(f.problem.q for f in fits) <= QUADRATURE_ETAS else "importance"
     labels = names or _labels(fits)
     if len(labels) != len(fits):
-        raise FitError(f"names: expected {len(fits)} labels, one a fit, got {len(labels)}")
+        raise DataError(f"names: expected {len(fits)} labels, one a fit, got {len(labels)}")
     if arbiter == "quadrature":
         judged = [quadrature(f.problem, f.values, n).total for f in fits for n in (nodes, max(nodes - 2, 1))]
         minus2ll = -2 * torch.tensor(judged, dtype=torch.float64).reshape(len(fits), 2).T
@@ -371,11 +370,11 @@ def _labels(fits: tuple[Fit, ...]) -> list[str]:
 
 def _check_comparable(fits: tuple[Fit, ...]) -> None:
     if len(fits) < 2:
-        raise FitError(f"compare needs two fits or more, got {len(fits)}")
+        raise DataError(f"compare needs two fits or more, got {len(fits)}")
     first = fits[0]
     for other in fits[1:]:
         if other.population.sha256 != first.population.sha256:
-            raise FitError(
+            raise DataError(
                 f"the fits are of different data ({first.population.n_subjects} subjects, "
                 f"{first.problem.n_observations} observations; {other.population.n_subjects} and "
                 f"{other.problem.n_observations}), so their likelihoods cannot be compared; refit one of them"
@@ -385,7 +384,7 @@ def _check_comparable(fits: tuple[Fit, ...]) -> None:
             for f in (first, other)
         ]
         if [s for _, s in scales[0]] != [s for _, s in scales[1]]:
-            raise FitError(
+            raise DataError(
                 "the fits are on different scales (LogNormal with dv='natural' and dv='log'), so their likelihoods "
                 "cannot be compared; use the same dv in both pages"
             )

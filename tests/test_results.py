@@ -17,6 +17,7 @@ from torch import exp
 import nlmegen as nl
 from nlmegen.fit import Fit
 from nlmegen.results import load_fit, save
+from nlmegen.results.facts import individuals
 from nlmegen.results.pagetext import page_text
 
 REFERENCE_SCALE = 70.0
@@ -137,6 +138,13 @@ def test_the_tables_repeat_the_fit(fitted: Fit, folder: Path) -> None:
     predictions = pd.read_csv(folder / "predictions.csv")
     assert {"id", "time", "dv", "pred", "ipred", "res", "wres", "iwres", "cwres", "npde"} <= set(predictions)
     assert len(predictions) == len(fitted.population.table)
+
+
+def test_modes_and_means_are_told_apart(fitted: Fit) -> None:
+    apart = replace(fitted.estimate, eta_mean=fitted.ebe + 1.0)
+    table = individuals(Fit(fitted.model, fitted.population, fitted.settings, apart, fitted.seconds))
+    np.testing.assert_array_equal(table["eta_v"], fitted.ebe[:, 2].numpy())
+    np.testing.assert_array_equal(table["eta_v_mean"], fitted.ebe[:, 2].numpy() + 1.0)
 
 
 def same(one: Fit, two: Fit) -> None:

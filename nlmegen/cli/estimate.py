@@ -11,12 +11,9 @@ from typing import TYPE_CHECKING, Any
 from nlmegen.cli.inputs import read_population
 from nlmegen.cli.progress import Reporter
 from nlmegen.cli.settings import UsageError, accepts, build, check_method, describe
-from nlmegen.errors import FitError
 
 if TYPE_CHECKING:
-    from nlmegen.data.population import Population
     from nlmegen.fit import Fit
-    from nlmegen.model.page import Model
 
 FLAGS = ("seed", "device", "evaluate")
 
@@ -40,7 +37,6 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out) if args.out else Path("nlmegen-out") / f"{model.name}-{args.method}"
     check_target(out, args.force)  # before the work, not after it
     data = read_population(args.data)
-    _check_start(model, data)
 
     first = _fit(model, data, method, out, args, args.force)
     if other is None or _interrupted(first):
@@ -57,17 +53,6 @@ def run(args: argparse.Namespace) -> int:
         report(first, out / "report.html", compare=comparison)
         print(f"written: {out / 'comparison.csv'}, and the comparison into {out / 'report.html'}")
     return _status([(first, out), (second, folder)])
-
-
-def _check_start(model: Model, data: Population) -> None:
-    """What stops a fit before its first step is bad input, not a failed estimation."""
-    from nlmegen.model.problem import Problem
-
-    problem = Problem(model, data)
-    try:
-        problem.check(problem.values(problem.start))
-    except FitError as error:
-        raise UsageError(str(error)) from None
 
 
 def _methods(args: argparse.Namespace) -> tuple[Any, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
-from ..errors import FitError
+from ..errors import ModelError
 from ..model.problem import Problem
 
 if TYPE_CHECKING:
@@ -88,10 +88,10 @@ class Method(Protocol):
 
 
 def refuse_priors(problem: Problem, method: str) -> None:
-    """Raise a FitError when a Theta of the page carries a prior, which `method` cannot use."""
+    """Raise a ModelError when a Theta of the page carries a prior, which `method` cannot use."""
     with_prior = [name for name, theta in problem.layout.thetas.items() if theta.prior is not None]
     if with_prior:
-        raise FitError(
+        raise ModelError(
             f"{method} cannot use the prior on {', '.join(with_prior)} yet "
             "and will not ignore it; remove prior=... from the page"
         )

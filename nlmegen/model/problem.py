@@ -19,7 +19,7 @@ from pandas.api.types import is_numeric_dtype
 from torch import Tensor
 
 from ..data.population import Population
-from ..errors import DataError, FitError
+from ..errors import DataError
 from ..maths.taylor import Taylor
 from ..structure.schedule import Schedule
 from .binding import bind_endpoints
@@ -333,17 +333,17 @@ class Problem:
         """Refuse values at which an observation has no density at eta = 0.
 
         Raises:
-            FitError: naming the subjects and times, and the remedy.
+            DataError: naming the subjects and times, and the remedy.
         """
         f = self.predict(torch.zeros(self.n_subjects, self.q, dtype=torch.float64), values).f
         variance = self.variance(f, values)[0].expand(f.shape)
         if bool((bad := self.observed & ~torch.isfinite(f)).any()):
-            raise FitError(
+            raise DataError(
                 f"the prediction is not finite at the start, at {self.where(bad)}; check the starting values, the "
                 "doses, and for a log-normal endpoint that no observation precedes the first dose"
             )
         if bool((bad := self.observed & ~(variance > 0)).any()):
-            raise FitError(
+            raise DataError(
                 f"the residual variance is zero at {self.where(bad)} (proportional error where the prediction is 0); "
                 "add an additive part (nl.Combined), or leave these records out (MDV 1)"
             )

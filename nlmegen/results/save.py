@@ -7,23 +7,17 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import safetensors.torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from nlmegen.check.residuals import residuals
 from nlmegen.check.vpc import VPC, vpc
 from nlmegen.data.nonmem import write_nonmem
 from nlmegen.errors import DataError
-from nlmegen.plots.etas import etas
-from nlmegen.plots.individual import individual
-from nlmegen.plots.predictions import normal_quantiles, observed_predicted, residual_against
-from nlmegen.plots.style import png
+from nlmegen.report.figures import Shown, draw
 from nlmegen.report.html import report
 from nlmegen.results.facts import facts, individuals
 from nlmegen.results.pagetext import page_text
@@ -121,6 +115,7 @@ class _Derived:
         self.fit, self.folder = fit, folder
         self.table: pd.DataFrame | None = None
         self.check: VPC | None = None
+        self.drawn: dict[str, Shown] | None = None
 
     def individuals(self) -> None:
         individuals(self.fit).to_csv(self.folder / "individuals.csv", index=False)
@@ -132,25 +127,16 @@ class _Derived:
     def figures(self) -> None:
         self.check = vpc(self.fit, draws=VPC_DRAWS)
         table = residuals(self.fit) if self.table is None else self.table
-        draw: dict[str, Callable[[], Axes | Figure]] = {
-            "observed-pred": lambda: observed_predicted(table, "pred"),
-            "observed-ipred": lambda: observed_predicted(table, "ipred"),
-            "cwres-time": lambda: residual_against(table, "time", "cwres"),
-            "cwres-pred": lambda: residual_against(table, "pred", "cwres"),
-            "npde": lambda: normal_quantiles(table, "npde"),
-            "individual": lambda: individual(self.fit),
-            "etas": lambda: etas(self.fit),
-            "vpc": self.check.plot,
-        }
+        self.drawn = draw(self.fit, table, self.check)
         (self.folder / "figures").mkdir()
-        for name, make in draw.items():
-            drawn = make()
-            figure = drawn.get_figure() if isinstance(drawn, Axes) else drawn
-            assert isinstance(figure, Figure)
-            (self.folder / "figures" / f"{name}.png").write_bytes(png(figure))
+        for name, shown in self.drawn.items():
+            if shown.png:
+                (self.folder / "figures" / f"{name}.png").write_bytes(shown.png)
 
     def report(self) -> None:
-        report(self.fit, self.folder / "report.html", predictions=self.table, vpc=self.check)
+        report(
+            self.fit, self.folder / "report.html", predictions=self.table, vpc=self.check, drawn=self.drawn
+        )
 
 
 def _write_weights(fit: Fit, path: Path) -> None:

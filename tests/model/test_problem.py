@@ -12,7 +12,7 @@ from scipy import stats
 from torch import exp
 
 import nlmegen as nl
-from nlmegen.errors import DataError, FitError, ModelError
+from nlmegen.errors import DataError, ModelError
 from nlmegen.model.problem import Directions
 
 F64 = torch.float64
@@ -255,14 +255,14 @@ def test_covariates_that_are_not_there() -> None:
 def test_observations_without_a_density_are_named() -> None:
     early = pd.concat([TABLE.iloc[:1].assign(EVID=0, AMT=0.0, DV=0.3), TABLE]).reset_index(drop=True)
     problem = nl.Problem(page(cp=nl.Proportional(0.1)), data(early))
-    with pytest.raises(FitError, match="residual variance is zero at id 1 time 0"):
+    with pytest.raises(DataError, match="residual variance is zero at id 1 time 0"):
         problem.check(problem.values(problem.start))
     combined = nl.Problem(Page(), data(early))
     combined.check(combined.values(combined.start))
     with pytest.raises(DataError, match="DV <= 0 at id 1 time 0"):
         nl.Problem(page(cp=nl.LogNormal(0.1)), data(early.assign(DV=[0.0, *TABLE.DV])))
     log_scale = nl.Problem(page(cp=nl.LogNormal(0.1)), data(early))
-    with pytest.raises(FitError, match="not finite at the start"):
+    with pytest.raises(DataError, match="not finite at the start"):
         log_scale.check(log_scale.values(log_scale.start))
 
 
