@@ -93,7 +93,7 @@ _WORDS = {
     ),
     Status.INDEFINITE: (
         "indefinite Hessian at the conditional mode: a positive definite approximation is used;"
-        " compare with method imp"
+        " judge the fit by quadrature (compare)"
     ),
     Status.SECOND_MODE: (
         "a second conditional mode: the better is kept; look for flip-flop kinetics or bound the parameters"
@@ -104,7 +104,7 @@ _WORDS = {
         "the likelihood is not finite: check this subject's doses, times and units, or bound the parameters"
     ),
     Status.LOW_ESS: (
-        "low effective sample size: the posterior approximation is poor here; take more draws or quadrature"
+        "poor importance weights (low effective sample size, heavy tail): take more draws, or quadrature"
     ),
     Status.BOUNDARY: "an estimate at its boundary: fix it or leave it out of the model",
 }

@@ -110,7 +110,10 @@ def _run(path: Path, module_name: str) -> None:
 
 def _line_in(error: BaseException, path: Path) -> int | None:
     """The last line of the page that the error passed through."""
-    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == path]
+    here = path.resolve()  # the interpreter names files absolutely, a user need not
+    lines = [
+        f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).resolve() == here
+    ]
     return lines[-1] if lines else None
 
 

@@ -74,17 +74,16 @@ def _call(problem: Problem, method: str, function: Callable[[], Any]) -> Any:
     """Run a method of the page and turn what goes wrong into a ModelError with the page's line."""
     try:
         return function()
-    except DataError:
-        raise
+    except DataError as error:
+        page, line = _place(error, problem, method)
+        raise DataError(f"{error} (read by page {page}, line {line})") from None
     except Exception as error:
         raise translate(error, problem, method) from error
 
 
 def translate(error: Exception, problem: Problem, method: str) -> ModelError:
     """A ModelError that names the page's line and, where it is known, the remedy."""
-    file = getattr(getattr(type(problem.model), method), "__code__", None)
-    path = page_file(type(problem.model)) or (file.co_filename if file else None)
-    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
+    page, line = _place(error, problem, method)
     text = str(error)
     if isinstance(error, ModelError):
         message = text
@@ -96,9 +95,15 @@ def translate(error: Exception, problem: Problem, method: str) -> ModelError:
         message = NO_FLOAT
     else:
         message = f"{method} fails: {type(error).__name__}: {text}"
-    return ModelError(
-        message, page=path.rsplit("/", 1)[-1] if path else None, line=lines[-1] if lines else None
-    )
+    return ModelError(message, page=page, line=line)
+
+
+def _place(error: Exception, problem: Problem, method: str) -> tuple[str | None, int | None]:
+    """The page's file and the last of its lines that the error passed through."""
+    code = getattr(getattr(type(problem.model), method), "__code__", None)
+    path = page_file(type(problem.model)) or (code.co_filename if code else None)
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
+    return path.rsplit("/", 1)[-1] if path else None, lines[-1] if lines else None
 
 
 def _fail(problem: Problem, method: str, message: str) -> ModelError:
@@ -120,7 +125,7 @@ def _check_parameters(problem: Problem, p: Any) -> None:
                 problem,
                 "individual",
                 f"the structure {problem.structure.describe()} needs the parameter {name!r}, which individual does not "
-                f"return; it returns {', '.join(p) or 'nothing'}.",
+                f"return; add {name}=... to the dict it returns (now: {', '.join(p) or 'nothing'})",
             )
     times = {1, problem.time.shape[-1]}
     for name, value in p.items():

@@ -42,14 +42,17 @@ class Named:
     ) -> None:
         self._kind, self._hints, self._used = kind, hints, used
         self._values = values
-        if used is None:
+        if used is None and isinstance(
+            values, dict
+        ):  # amounts of a structure are computed when they are read
             self.__dict__.update(values)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        if self._used is not None and name in self._values:
-            self._used.add(name)
+        if name in self._values:
+            if self._used is not None:
+                self._used.add(name)
             return self._values[name]
         error = DataError if self._kind == "cov" else ModelError
         hint = (self._hints or {}).get(

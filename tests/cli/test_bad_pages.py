@@ -319,7 +319,7 @@ CASES = (
         "a parameter that the structure needs",
         (CL, "clearance=theta.tvcl * exp(eta.cl)"),
         (CL, CL + ", half_life=theta.tvcl"),
-        ("needs the parameter 'cl'", "it returns ka, clearance, v"),
+        ("needs the parameter 'cl'", "add cl=... to the dict it returns (now: ka, clearance, v)"),
         "def individual",
     ),
     Case(

@@ -74,11 +74,14 @@ def continues(page: str) -> str | None:
     return found[1] if found else None
 
 
-def run(path: Path, place: Path) -> None:
+def run(path: Path, place: Path) -> list[str]:
     """Run every block of the page `path` in the directory `place` (the current one).
 
+    Returns:
+        What is not printed as the page shows it, a complaint a block.
+
     Raises:
-        AssertionError: naming page and line, when a block fails or does not print what the page shows.
+        AssertionError: naming page and line, when a block fails.
     """
     text = path.read_text(encoding="utf-8")
     name = "docs_page_" + re.sub(r"\W", "_", "_".join(path.with_suffix("").parts[-2:]))
@@ -90,17 +93,22 @@ def run(path: Path, place: Path) -> None:
     script.write_text(_script(text, found), encoding="utf-8")
     sys.modules[name] = module
     printed: str | None = None
+    complaints = []
     try:
         for block in found:
             where = f"{path.name}, line {block.line}"
             if block.language == "text" and block.adjoining and printed is not None:
-                compare(block.text, printed, where)
+                try:
+                    compare(block.text, printed, where)
+                except AssertionError as error:
+                    complaints.append(str(error))
             elif block.language in ("python", "sh", "csv") and "not run" not in block.marks:
                 printed = _perform(block, module, script, where)
             else:
                 printed = None
     finally:
         del sys.modules[name]
+    return complaints
 
 
 def _script(page: str, found: list[Block]) -> str:
@@ -160,50 +168,52 @@ def _commands(text: str) -> int:
 def compare(shown: str, printed: str, where: str) -> None:
     """Whether a page shows what was printed.
 
-    Numbers agree to the digits shown (see `agree`), runs of blanks count as one, `...` stands for anything:
-    alone on a line for any number of lines.
+    Numbers agree to the digits shown (see `agree`), runs of blanks count as one, `...` stands for anything: alone on a
+    line for any number of lines, directly after a number for its further digits.
 
     Raises:
         AssertionError: with what was shown and what was printed.
     """
-    wanted: list[str] = []
+    wanted: list[tuple[str, bool]] = []
     pattern = "".join(_pattern(line, wanted) for line in shown.splitlines() if line.strip())
     lines = [" ".join(line.split()) for line in printed.splitlines()]
     text = "".join(f"{line}\n" for line in lines if line)
     match = re.fullmatch(pattern, text)
     complaint = f"{where}: the page shows\n{shown}\nbut this is printed\n{printed}"
     assert match is not None, complaint
-    for expected, came in zip(wanted, match.groups(), strict=True):
-        assert agree(expected, came), f"{complaint}\n{expected} is shown, {came} is printed"
+    for (number, loose), came in zip(wanted, match.groups(), strict=True):
+        assert agree(number, came, loose), f"{complaint}\n{number} is shown, {came} is printed"
 
 
-def _pattern(line: str, wanted: list[str]) -> str:
+def _pattern(line: str, wanted: list[tuple[str, bool]]) -> str:
+    """A line of a page as a regular expression; its numbers are added to `wanted`, with whether `...` follows."""
     if line.strip() == "...":
         return r"(?:.*\n)*?"
     parts = []
-    for piece in re.split(r"(\.\.\.)", " ".join(line.split())):
-        if piece == "...":
-            parts.append(r".*?")
-            continue
+    pieces = " ".join(line.split()).split("...")
+    for place, piece in enumerate(pieces):
+        dotted = place + 1 < len(pieces)
         at = 0
         for number in _NUMBER.finditer(piece):
             parts.append(re.escape(piece[at : number.start()]))
             parts.append(rf"({_NUMBER.pattern})")
-            wanted.append(number[0])
+            wanted.append((number[0], dotted and number.end() == len(piece)))
             at = number.end()
-        parts.append(re.escape(piece[at:]))
+        parts.append(re.escape(piece[at:]) + (r".*?" if dotted else ""))
     return "".join(parts) + r"\n"
 
 
-def agree(shown: str, printed: str) -> bool:
-    """Whether a printed number is the one shown, within one unit of the last digit shown; integers exactly.
+def agree(shown: str, printed: str, loose: bool = False) -> bool:
+    """Whether a printed number is the one shown, within one unit of the last digit shown.
+
+    A whole number must be equal, unless it is `loose` ("347...": further digits are left out).
 
     Example:
-        >>> agree("104.32", "104.3221"), agree("104.32", "104.3321"), agree("12", "12.0")
-        (True, False, False)
+        >>> agree("104.32", "104.3221"), agree("104.32", "104.3321"), agree("12", "12.0"), agree("12", "12.0", True)
+        (True, False, False, True)
     """
     mantissa, exponential, power = shown.lower().partition("e")
-    if "." not in mantissa and not exponential:
+    if "." not in mantissa and not exponential and not loose:
         return shown.lstrip("+") == printed.lstrip("+")
     decimals = len(mantissa.partition(".")[2]) - int(power or 0)
     return abs(float(shown) - float(printed)) <= 1.001 * 10.0**-decimals

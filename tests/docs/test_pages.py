@@ -2,39 +2,64 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from docs.runner import agree, blocks, compare, continues, run
 
+import nlmegen as nl
+from nlmegen.cli.parser import build_parser
+
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 TUTORIAL = DOCS / "tutorials" / "first-fit.md"
 
-Place = Callable[[Path], Path]
+Ran = Callable[[Path], "Outcome"]
+
+
+@dataclass
+class Outcome:
+    """What a page that has run leaves: its directory, what it printed otherwise than shown, or why it broke off."""
+
+    place: Path
+    complaints: list[str]
+    failure: str = ""
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
-    """The directory that a page leaves behind when it has run; a page runs once."""
-    left: dict[Path, Path] = {}
+def outcome(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """Runs a page, once, after the page that it continues."""
+    known: dict[Path, Outcome] = {}
 
-    def after(page: Path) -> Path:
-        if page not in left:
+    def ran(page: Path) -> Outcome:
+        if page not in known:
             place = tmp_path_factory.mktemp(page.stem)
+            found = known[page] = Outcome(place, [])
             before = continues(page.read_text(encoding="utf-8"))
-            if before is not None:
-                shutil.copytree(after((page.parent / before).resolve()), place, dirs_exist_ok=True)
-            with pytest.MonkeyPatch.context() as patch:
-                patch.chdir(place)
-                run(page, place)
-            left[page] = place
-        return left[page]
+            try:
+                if before is not None:
+                    other = ran((page.parent / before).resolve())
+                    assert not other.failure, f"{before} fails"
+                    shutil.copytree(other.place, place, dirs_exist_ok=True)
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.chdir(place)
+                    found.complaints = run(page, place)
+            except AssertionError as error:
+                found.failure = str(error)
+        return known[page]
 
-    return after
+    return ran
+
+
+def _prose(page: Path) -> str:
+    """A page without its fenced blocks."""
+    return re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
 
 
 def _slow(page: Path) -> bool:
@@ -49,14 +74,15 @@ def _slow(page: Path) -> bool:
         for p in PAGES
     ],
 )
-def test_page_runs_and_prints_what_it_shows(page: Path, results: Place) -> None:
-    results(page)
+def test_page_runs_and_prints_what_it_shows(page: Path, outcome: Ran) -> None:
+    result = outcome(page)
+    assert not result.failure, result.failure
+    assert not result.complaints, "\n".join(result.complaints)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(DOCS)))
 def test_links_lead_somewhere(page: Path) -> None:
-    prose = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    for target in re.findall(r"\]\(([^)\s]+)\)", prose):
+    for target in re.findall(r"\]\(([^)\s]+)\)", _prose(page)):
         if re.match(r"https?://", target):
             continue
         file, _, heading = target.partition("#")
@@ -75,10 +101,38 @@ def test_the_index_names_every_page() -> None:
             assert f"({page.relative_to(DOCS)})" in index
 
 
+def _words(page: str) -> set[str]:
+    """Everything that stands between backticks on a page of the reference, cut into names and options."""
+    text = _prose(DOCS / "reference" / page)
+    return set(re.findall(r"--[a-z]+|[A-Za-z_0-9]+", " ".join(re.findall(r"`([^`]+)`", text))))
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    assert set(nl.__all__) - {"__version__"} <= _words("python.md")
+
+
+def test_every_command_and_option_is_in_the_reference() -> None:
+    commands = next(a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction)).choices
+    wanted = {
+        o for c in commands.values() for a in c._actions for o in a.option_strings if o.startswith("--")
+    }
+    assert {*commands, *wanted} <= _words("command-line.md")
+
+
+@pytest.mark.slow
+def test_every_key_of_fit_json_is_in_the_reference(outcome: Ran) -> None:
+    content = json.loads((outcome(TUTORIAL).place / "nlmegen-out" / "first" / "fit.json").read_text())
+    inner = {key for name in ("data", "omega", "elbo") for key in content[name]}
+    inner |= {key for name in ("theta", "sigma") for entry in content[name].values() for key in entry}
+    assert {*content, *inner} <= _words("fit-folder.md")
+
+
 def test_what_is_not_run_says_why() -> None:
     for page in PAGES:
         for block in blocks(page.read_text(encoding="utf-8")):
-            assert len(block.marks.get("not run", "a reason in words").split()) > 2, f"{page.name}:{block.line}"
+            assert len(block.marks.get("not run", "a reason in words").split()) > 2, (
+                f"{page.name}:{block.line}"
+            )
 
 
 @pytest.mark.parametrize(
@@ -104,6 +158,8 @@ def test_numbers_agree_to_the_digits_shown(shown: str, printed: str, same: bool)
     [
         ("OFV 104.32; 5 iterations, ... s\n", "OFV 104.3221;  5 iterations, 1.45 s\n", True),
         ("OFV 104.32; 5 iterations, ... s\n", "OFV 104.3221;  6 iterations, 1.45 s\n", False),
+        ("-2*ELBO 347... >=\n", "-2*ELBO 347.465 >=\n", True),
+        ("-2*ELBO 347... >=\n", "-2*ELBO 349.465 >=\n", False),
         ("a\n...\nd\n", "a\nb\nc\nd\n", True),
         ("a\n...\nd\n", "a\nb\nc\n", False),
         ("v2 0.5\n", "v2 0.5\n", True),

@@ -1,0 +1,79 @@
+"""`compare`: one arbiter for all fits, errors beside its numbers, refusals where likelihoods cannot be compared."""
+
+from __future__ import annotations
+
+import pytest
+from problems import Straight, exact, straight_table
+
+import nlmegen as nl
+from nlmegen.errors import DataError
+
+DATA = nl.read_nonmem(straight_table(30))
+
+
+def variant(**changes) -> type[nl.Model]:
+    return type("Variant", (Straight,), {"__module__": __name__, **changes})
+
+
+@pytest.fixture(scope="module")
+def fits() -> tuple[nl.Fit, nl.Fit]:
+    diagonal = variant(iiv=nl.Omega(b=0.5, s=0.1))
+    return nl.fit(Straight, DATA, nl.FOCEI()), nl.fit(diagonal, DATA, nl.FOCEI())
+
+
+@pytest.mark.parametrize("arbiter", ["quadrature", "importance"])
+def test_both_arbiters_find_the_closed_form(fits: tuple[nl.Fit, nl.Fit], arbiter: str) -> None:
+    table = nl.compare(*fits, arbiter=arbiter, k=2000).table
+    for label, fit in zip(table.index, fits, strict=True):
+        expected = -2 * float(exact(fit.problem).log_likelihood.sum())
+        error = max(5 * table.loc[label, "minus2ll_se"], 1e-6)
+        assert table.loc[label, "minus2ll"] == pytest.approx(expected, abs=error)
+    if arbiter == "importance":
+        assert 0 < table["minus2ll_se"].max() < 0.2
+
+
+def test_common_random_numbers_make_the_difference_surer_than_its_parts(fits: tuple[nl.Fit, nl.Fit]) -> None:
+    table = nl.compare(*fits, arbiter="importance", k=500).table
+    worst = table["delta"].idxmax()
+    assert 0 < table.loc[worst, "paired_se"] < table["minus2ll_se"].max() * 1.5
+    exact_delta = -2 * (
+        exact(fits[1].problem).log_likelihood.sum() - exact(fits[0].problem).log_likelihood.sum()
+    )
+    assert table.loc[worst, "delta"] == pytest.approx(abs(float(exact_delta)), abs=5 * table.loc[worst, "paired_se"])
+
+
+def test_the_labels_are_unique_and_the_tables_complete(fits: tuple[nl.Fit, nl.Fit]) -> None:
+    compared = nl.compare(*fits)
+    assert compared.table.index.is_unique
+    assert compared.table["delta"].min() == 0
+    assert compared.arbiter == "quadrature"
+    assert compared.parameters.shape == (6, 4)
+    assert "quadrature" in repr(compared)
+    assert "<table" in compared._repr_html_()
+    named = nl.compare(*fits, names=["full", "diagonal"]).table
+    assert list(named.index) == ["full", "diagonal"]
+    assert named.loc["full", "aic"] == pytest.approx(named.loc["full", "minus2ll"] + 12)
+
+
+def test_what_cannot_be_compared_is_refused(fits: tuple[nl.Fit, nl.Fit]) -> None:
+    with pytest.raises(DataError, match="two fits or more"):
+        nl.compare(fits[0])
+    other = nl.fit(Straight, nl.read_nonmem(straight_table(29)), nl.FOCEI())
+    with pytest.raises(DataError, match="different data"):
+        nl.compare(fits[0], other)
+    with pytest.raises(DataError, match="expected 'auto'"):
+        nl.compare(*fits, arbiter="elbo")
+    with pytest.raises(DataError, match="expected 2 labels"):
+        nl.compare(*fits, names=["one"])
+
+
+def test_natural_and_logarithmic_observations_are_not_compared() -> None:
+    def observe(self, t, a, p):
+        return dict(cp=(p.base + p.slope * t).exp())
+
+    positive = straight_table(30).assign(DV=lambda t: t.DV.abs() + 0.5)
+    data = nl.read_nonmem(positive)
+    natural = nl.fit(variant(cp=nl.LogNormal(0.4), observe=observe), data, nl.FOCEI(evaluate=True))
+    logged = nl.fit(variant(cp=nl.LogNormal(0.4, dv="log"), observe=observe), data, nl.FOCEI(evaluate=True))
+    with pytest.raises(DataError, match="different scales"):
+        nl.compare(natural, logged)
