@@ -1,13 +1,13 @@
 """Conditional modes (empirical Bayes estimates): the eta of each subject that its data and the prior make most likely.
 
-For subject i the mode minimises
+With Omega = L L' and eta = L z, the mode of subject i minimises
 
-    l(eta) = 1/2 sum_t [ (y - f)^2 / R + log R ] + 1/2 eta' Omega^-1 eta
+    l(z) = 1/2 sum_t [ (y - f)^2 / R + log R ] + 1/2 z' z
 
-which is -log_joint without its constants; f = f(eta) and R = R(f) is the residual variance. All subjects, and all
-parameter vectors asked for, are one batch `[*draw, subject]` of Newton minimisations with exact Hessians; where a
-Hessian is indefinite its Gauss-Newton part J' W J + Omega^-1 with W = 1/R + (R'/R)^2 / 2, the expected information,
-takes its place.
+which is -log_joint without its constants; f = f(L z) and R = R(f) is the residual variance. In the whitened z nothing
+is divided by Omega, so a variance may go to zero and a correlation to one without harm. All subjects, and all parameter
+vectors asked for, are one batch `[*draw, subject]` of Newton minimisations with exact Hessians; where a Hessian is
+indefinite the expected information I + J' W J, with J = df/dz and W = 1/R + (R'/R)^2 / 2, takes its place.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from torch import Tensor
 
 from ..errors import Status
 from ..maths.newton import Minimum, minimise
-from ..model.problem import Problem, Values
+from ..model.parameters import Values
+from ..model.problem import Directions, Prediction, Problem
 
 STEP_LIMIT = 6.0
-"""Longest Newton step of a random effect, in prior standard deviations (but never under `STEP_FREE`)."""
+"""Longest Newton step of a whitened random effect, in prior standard deviations."""
 
 STEP_FREE = 1.0
-"""A step of this length is always allowed: on the log scale, a factor of e."""
-
+"""A step of eta of this length is always allowed: on the log scale, a factor of e."""
 
 ROUGH, ROUGH_ITERATIONS = 1e-2, 12
 """Newton decrement at which Gauss-Newton steps give way to Newton steps, and how many of them at most."""
@@ -45,7 +45,7 @@ class Terms:
     Attributes:
         residual: y - f, zero where padded.
         variance: R; `slope` and `bend` are its first and second derivative in f.
-        relative: R'/R.
+        inverse: 1/R; `scaled` is (y - f)/R, `relative` R'/R.
         first: d phi / df.
         weight: W = 1/R + (R'/R)^2 / 2, the expected second derivative.
     """
@@ -54,7 +54,7 @@ class Terms:
         self.variance, self.slope, self.bend = (x.expand(f.shape) for x in problem.variance(f, values))
         self.residual = (problem.y - f) * problem.mask
         self.inverse = 1 / self.variance
-        self.scaled = self.residual * self.inverse  # e / R
+        self.scaled = self.residual * self.inverse
         self.relative = self.slope * self.inverse
         self.first = 0.5 * (self.relative - self.scaled * self.residual * self.relative) - self.scaled
         self.weight = self.inverse + 0.5 * self.relative**2
@@ -73,52 +73,71 @@ class Terms:
         return self.inverse + 2 * self.scaled * self.relative + 0.5 * (curved + bent)
 
 
+def predict_along(problem: Problem, eta: Tensor, values: Values, factor: Tensor, order: int) -> Prediction:
+    """Predictions at `eta [*draw, subject, q]` with derivatives in z, where eta = L z (none when q = 0).
+
+    Args:
+        problem: the binding of page and data.
+        eta, values: where.
+        factor: L, `[*draw, subject or 1, q, q]`.
+        order: 1 or 2.
+    """
+    if not eta.shape[-1]:
+        return problem.predict(eta, values)
+    along = factor.reshape((1,) * (eta.ndim + 1 - factor.ndim) + factor.shape).movedim(-1, 0)
+    return problem.predict(eta, values, order, Directions(along.contiguous(), {}))
+
+
 class ConditionalExpansion:
-    """The conditional density of a batch of subjects at one eta: value, gradient and exact Hessian.
+    """The conditional density of a batch of subjects at one z: value, gradient and exact Hessian, in z.
 
     Args:
         problem: the binding of page and data.
         values: the population parameters.
-        precision: inverse of Omega, `[*draw, subject or 1, q, q]`.
-        eta: random effects, `[*draw, subject, q]`.
+        factor: Cholesky factor L of Omega, `[*draw, subject or 1, q, q]`.
+        z: whitened random effects, `[*draw, subject, q]`.
         exact: carry second derivatives; otherwise the Hessian is the expected information (Gauss-Newton).
 
     Attributes:
-        value, gradient, hessian: of l(eta), `[*draw, subject]` and with one and two axes of q.
-        jac: df/deta, `[*draw, subject, q, time]`; None when q = 0.
-        hess: d2f/deta2, `[q, q, *draw, subject, time]`; None when q = 0 or not exact.
+        eta: L z, `[*draw, subject, q]`.
+        value, gradient, hessian: of l, `[*draw, subject]` and with one and two axes of q.
+        jac: J = df/dz, `[*draw, subject, q, time]`; None when q = 0.
+        hess: d2f/dz2, `[q, q, *draw, subject, time]`; None when q = 0 or not exact.
         terms: the `Terms` at the prediction.
     """
 
     def __init__(
-        self, problem: Problem, values: Values, precision: Tensor, eta: Tensor, exact: bool = True
+        self, problem: Problem, values: Values, factor: Tensor, z: Tensor, exact: bool = True
     ) -> None:
-        self.eta, self.precision = eta, precision
-        prediction = problem.predict(eta, values, order=(2 if exact else 1) if eta.shape[-1] else 0)
-        self.f, self.hess = prediction.f, prediction.hess
-        self.terms = terms = Terms(problem, self.f, values)
-        pull = torch.matmul(precision, eta.unsqueeze(-1)).squeeze(-1)
-        self.value = terms.phi.sum(-1) + 0.5 * (pull * eta).sum(-1)
-        if prediction.jac is None:
-            self.jac, self.gradient, self.hessian = None, pull, precision.expand(*eta.shape, 0)
-            return
-        self.jac = prediction.jac.movedim(0, -2)
-        self.gradient = torch.matmul(self.jac, terms.first.unsqueeze(-1)).squeeze(-1) + pull
-        if self.hess is None:
-            self.hessian = self.information
-            return
-        curved = (self.hess * terms.first).sum(-1).movedim((0, 1), (-2, -1))
-        self.hessian = self._information(terms.second) + curved
+        self.z, self.factor = z, factor
+        self.eta = torch.matmul(factor, z.unsqueeze(-1)).squeeze(-1)
+        prediction = predict_along(problem, self.eta, values, factor, 2 if exact else 1)
+        self.hess = prediction.hess
+        self.terms = terms = Terms(problem, prediction.f, values)
+        self.value = terms.phi.sum(-1) + 0.5 * (z * z).sum(-1)
+        self.jac = None if prediction.jac is None else prediction.jac.movedim(0, -2)
+        self.gradient = z
+        if self.jac is not None:
+            self.gradient = torch.matmul(self.jac, terms.first.unsqueeze(-1)).squeeze(-1) + z
 
-    def _information(self, weight: Tensor) -> Tensor:
-        if self.jac is None:
-            return self.precision.expand(*self.eta.shape, 0)
-        return torch.matmul(self.jac * weight.unsqueeze(-2), self.jac.mT) + self.precision
+    @cached_property
+    def hessian(self) -> Tensor:
+        """d2 l / dz2, or the expected information when this expansion carries no second derivatives."""
+        if self.hess is None:
+            return self.information
+        curved = (self.hess * self.terms.first).sum(-1).movedim((0, 1), (-2, -1))
+        return self._with_identity(self.terms.second) + curved
 
     @cached_property
     def information(self) -> Tensor:
-        """J' W J + Omega^-1, the expected information: positive definite, `[*draw, subject, q, q]`."""
-        return self._information(self.terms.weight)
+        """I + J' W J, the expected information in z: positive definite, `[*draw, subject, q, q]`."""
+        return self._with_identity(self.terms.weight)
+
+    def _with_identity(self, weight: Tensor) -> Tensor:
+        identity = torch.eye(self.z.shape[-1], dtype=self.z.dtype, device=self.z.device)
+        if self.jac is None:
+            return identity.expand(*self.z.shape, 0)
+        return torch.matmul(self.jac * weight.unsqueeze(-2), self.jac.mT) + identity
 
     def fallback(self) -> Tensor:
         """What stands in for an indefinite Hessian: the expected information."""
@@ -127,39 +146,35 @@ class ConditionalExpansion:
 
 @dataclass(frozen=True)
 class Conditional:
-    """The conditional densities of all subjects of a problem at given parameters, as a batch to minimise.
+    """The conditional densities of all subjects of a problem at given parameters, as a batch to minimise over z.
 
     Attributes:
         problem: the binding of page and data.
-        values: the population parameters.
-        precision: inverse of Omega, `[*draw, subject or 1, q, q]`.
-        prior_sd: prior standard deviations, `[*draw, subject or 1, q]`.
+        values: the population parameters (thetas and sigmas; Omega is in `factor`).
+        factor: Cholesky factor L of Omega, `[*draw, subject or 1, q, q]`.
         shape: of the batch, `[*draw, subject]`.
         exact: whether expansions carry exact Hessians or the expected information.
     """
 
     problem: Problem
     values: Values
-    precision: Tensor
-    prior_sd: Tensor
+    factor: Tensor
     shape: tuple[int, ...]
     exact: bool = True
 
     @classmethod
     def of(cls, problem: Problem, values: Values) -> Conditional:
         """The densities under `values`, whose Omega has the shape `[*draw, q, q]`."""
-        factor = values.factor
-        precision = torch.cholesky_inverse(factor) if problem.q else factor
-        prior_sd = torch.linalg.vector_norm(factor, dim=-1)
-        shape = (*factor.shape[:-2], problem.n_subjects)
-        return cls(problem, values, precision.unsqueeze(-3), prior_sd.unsqueeze(-2), shape)
+        factor = values.factor.unsqueeze(-3)
+        return cls(problem, values, factor, (*factor.shape[:-3], problem.n_subjects))
 
-    def __call__(self, eta: Tensor) -> ConditionalExpansion:
-        return ConditionalExpansion(self.problem, self.values, self.precision, eta, self.exact)
+    def __call__(self, z: Tensor) -> ConditionalExpansion:
+        """The expansion at `z [*draw, subject, q]`."""
+        return ConditionalExpansion(self.problem, self.values, self.factor, z, self.exact)
 
     def select(self, index: Tensor) -> Conditional:
         """The densities at the positions `index [M]` of the flattened batch."""
-        q = self.precision.shape[-1]
+        q = self.factor.shape[-1]
 
         def flat(x: Tensor) -> Tensor:
             return x.expand(*self.shape, 1).reshape(-1, 1)[index]
@@ -169,28 +184,38 @@ class Conditional:
             theta={name: flat(x) for name, x in self.values.theta.items()},
             sigma={name: flat(x) for name, x in self.values.sigma.items()},
         )
-        precision = self.precision.expand(*self.shape, q, q).reshape(-1, q, q)[index]
+        factor = self.factor.expand(*self.shape, q, q).reshape(-1, q, q)[index]
         problem = self.problem.select(index % self.problem.n_subjects)
-        prior_sd = self.prior_sd.expand(*self.shape, q).reshape(-1, q)[index]
-        return Conditional(problem, values, precision, prior_sd, (len(index),), self.exact)
+        return Conditional(problem, values, factor, (len(index),), self.exact)
+
+    def whitened(self, eta: Tensor | None) -> Tensor:
+        """z = L^-1 eta, `[*draw, subject, q]`; zero for None."""
+        shape = (*self.shape, self.factor.shape[-1])
+        if eta is None or not shape[-1]:
+            return torch.zeros(shape, dtype=torch.float64)
+        column = eta.expand(shape).unsqueeze(-1)
+        z: Tensor = torch.linalg.solve_triangular(self.factor, column, upper=False).squeeze(-1)
+        return z
 
 
 def find_modes(
     conditional: Conditional,
-    eta: Tensor,
+    eta: Tensor | None,
     *,
     near: bool = False,
     tolerance: float = 1e-16,
     max_iterations: int = 200,
 ) -> Minimum[ConditionalExpansion]:
-    """The conditional modes reached from `eta [*draw, subject, q]`, with the expansion there.
+    """The conditional modes reached from `eta [*draw, subject, q]` (zero for None), as a minimum over z.
 
     In a large batch the first steps are Gauss-Newton steps, which cost a first-order prediction and are always
     downhill; they end where Newton's method is safely in its quadratic phase. `near` skips them. A subject whose
-    density is not finite at `eta` starts from zero instead.
+    density is not finite at `eta` starts from zero instead. The modes are `found.expansion.eta`.
     """
-    limit = (STEP_LIMIT * conditional.prior_sd).clamp(min=STEP_FREE)
-    rough = not near and eta.numel() * eta.shape[-1] * conditional.problem.y.shape[-1] > ROUGH_ABOVE
+    factor = conditional.factor
+    limit = (STEP_FREE / torch.linalg.vector_norm(factor, dim=-1)).clamp(min=STEP_LIMIT)
+    z = conditional.whitened(eta)
+    rough = not near and z.numel() * z.shape[-1] * conditional.problem.y.shape[-1] > ROUGH_ABOVE
 
     def search(start: Tensor) -> Minimum[ConditionalExpansion]:
         if rough:
@@ -198,9 +223,9 @@ def find_modes(
             start = minimise(downhill, start, tolerance=ROUGH, max_iterations=ROUGH_ITERATIONS, limit=limit).x
         return minimise(conditional, start, tolerance=tolerance, max_iterations=max_iterations, limit=limit)
 
-    found = search(eta)
+    found = search(z)
     lost = ~torch.isfinite(found.expansion.value)
-    if bool(lost.any()) and bool((eta != 0).any()):
+    if eta is not None and bool(lost.any()):
         found = search(torch.where(lost[..., None], 0.0, found.x))
     return found
 
@@ -234,10 +259,10 @@ def modes(
 
     Args:
         problem: the binding of page and data.
-        values: the population parameters; leading axes of `values.omega [*draw, q, q]` are parameter vectors.
+        values: the population parameters; leading axes of its Omega `[*draw, q, q]` are parameter vectors.
         eta0: where to start, broadcast to `[*draw, subject, q]`; zero when not given.
         second_starts: further starts, as multiples of the mode found first (0 restarts from zero, -1 from the
-            reflected mode). The best mode is kept; a subject that had a worse one is flagged `SECOND_MODE`.
+            reflected mode). The best mode is kept; a subject that has another is flagged `SECOND_MODE`.
 
     Returns:
         The modes `[*draw, subject, q]` and the flags `[*draw, subject]` (int64).
@@ -246,18 +271,17 @@ def modes(
         >>> eta, status = modes(problem, problem.values(problem.start), second_starts=(0.0, -1.0))  # doctest: +SKIP
     """
     conditional = Conditional.of(problem, values)
-    shape = (*conditional.shape, problem.q)
-    start = torch.zeros(shape, dtype=torch.float64) if eta0 is None else eta0.expand(shape)
-    found = find_modes(conditional, start)
-    best, value, status = found.x, found.expansion.value, _status(problem, found)
-    for factor in second_starts if problem.q else ():
-        other = find_modes(conditional, factor * found.x)
+    found = find_modes(conditional, eta0)
+    first = best = found.expansion.eta
+    value, status = found.expansion.value, _status(problem, found)
+    for multiple in second_starts if problem.q else ():
+        other = find_modes(conditional, multiple * first)
         rival = other.expansion.value
         margin = 1e-6 * (1 + value.abs())
         usable = other.converged & torch.isfinite(rival)
         apart = usable & ~((rival - value).abs() <= margin)
         better = usable & ~(rival >= value - margin)
-        best = torch.where(better[..., None], other.x, best)
+        best = torch.where(better[..., None], other.expansion.eta, best)
         status = torch.where(better, _status(problem, other), status) | apart * int(Status.SECOND_MODE)
         value = torch.where(better, rival, value)
     return best, status

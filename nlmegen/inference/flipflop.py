@@ -1,9 +1,9 @@
 """Flip-flop: the mirror image of an oral one-compartment model.
 
 With first-order absorption and one compartment the concentration is the same for (ka, cl, v) and for
-(cl/v, cl, cl/ka): absorption and elimination have changed places, and oral data alone cannot tell which is which. The two
-images are two optima of a population model, with different variances of the random effects. The convention is that
-absorption is the faster one (Gibaldi & Perrier, Pharmacokinetics, 2nd ed. (1982), chapter 1).
+(cl/v, cl, cl/ka): absorption and elimination have changed places, and oral data alone cannot tell which is which. The
+two images are two optima of a population model, with different variances of the random effects. The convention is
+that absorption is the faster one (Gibaldi & Perrier, Pharmacokinetics, 2nd ed. (1982), chapter 1).
 """
 
 from __future__ import annotations

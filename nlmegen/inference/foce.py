@@ -1,8 +1,8 @@
 """FOCEI: maximum likelihood by first-order conditional estimation with interaction.
 
-The objective is that of `objective`, minimised by `outer` from a start that `starts` may have mended; the end is checked
-before anything is said of it: second conditional modes, the flip-flop image, parameters at a boundary. Then come the
-standard errors of `uncertainty`.
+The objective is that of `objective`, minimised by `outer` from a start that `starts` may have mended; the end is
+checked before anything is said of it: second conditional modes, the flip-flop image, parameters at a boundary. Then
+come the standard errors of `uncertainty`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from typing import Literal, NoReturn
 import torch
 from torch import Tensor
 
+from ..data.events import Kind
 from ..errors import FitError, Status
 from ..model.problem import LOG_2PI, Problem
+from .boundary import at_boundary, describe, runaways
 from .ebe import status_of
 from .estimate import Estimate, Progress, Report, refuse_priors
 from .flipflop import absorbs_slowly, has_mirror, mirrored
@@ -23,9 +25,6 @@ from .objective import Evaluation, Objective
 from .outer import CHEAP, Outcome, Outer, Surface
 from .starts import TENSE, logarithmic, screen, some_subjects, tension
 from .uncertainty import covariance_of, information
-
-FLAT = 0.01
-"""Curvature of the objective in a logarithm under which that parameter is at a boundary: its error is a factor e^14."""
 
 MODE_ROUNDS = 6
 """How often the search goes on after second modes were found to be better."""
@@ -71,7 +70,8 @@ class FOCEI:
     def __post_init__(self) -> None:
         if self.covariance not in ("auto", "sandwich", "R", "S", None):
             raise FitError(
-                f"FOCEI(covariance={self.covariance!r}): expected 'sandwich', 'R', 'S', 'auto', or None for no standard errors"
+                f"FOCEI(covariance={self.covariance!r}): expected 'sandwich', 'R', 'S', 'auto', or None for no"
+                " standard errors"
             )
         if self.max_iterations < 0 or not self.tolerance > 0:
             raise FitError("FOCEI needs max_iterations >= 0 (evaluate=True only evaluates) and tolerance > 0")
@@ -112,9 +112,7 @@ class _Run:
         self.problem, self.settings, self.progress = problem, settings, progress
         self.objective = Objective(problem)
         self.logarithmic = logarithmic(problem)
-        self.held = torch.zeros_like(self.logarithmic)
         self.surface: Surface | None = None
-        self.second = torch.zeros(problem.n_subjects, dtype=torch.bool)
         self.iterations = 0
         self.notes: list[str] = []
         self.history: list[dict[str, float]] = []
@@ -126,27 +124,32 @@ class _Run:
         first = self.objective(free[None])
         if not math.isfinite(float(first.total[0])):
             self._refuse(first)
-        eta, _ = self._recheck(free, first)
-        outer = self._outer()
+        none = torch.zeros_like(self.logarithmic)
+        eta, second = self._recheck(free, first)
+        outer = self._outer(none)
         if self.settings.kind is None:
             point = self.objective(free[None], eta, near=True)
             nothing = torch.full((len(free),), math.nan, dtype=torch.float64)
             surface = Surface(free, float(point.total[0]), nothing, nothing.diag(), False, point)
         else:
             surface = outer.exact(free, eta, near=True)
-        return self._finish(Outcome(surface, True, "evaluated at the model's values", 0))
+        return self._finish(Outcome(surface, True, "evaluated at the model's values", 0, none, second))
 
     def estimation(self) -> Estimate:
         """Search, check the end, and say how well the estimates are determined."""
         outcome = self._from(*self._begin(self.problem.start))
-        if self._runaways(outcome.surface) and not self._out_of_iterations:
+        if bool(runaways(self.problem, outcome.surface).any()) and not self._out_of_iterations:
             again = self._from(*self._begin(self.problem.start, mend=True))
-            if again.surface.value < outcome.surface.value or not self._runaways(again.surface):
+            if again.surface.value < outcome.surface.value or not bool(
+                runaways(self.problem, again.surface).any()
+            ):
                 outcome = again
         outcome = self._unmirrored(outcome)
-        runaways = self._runaways(outcome.surface)
-        if runaways:
-            words = f"the data do not determine {', '.join(runaways)}, which ran away; fix or simplify"
+        away = runaways(self.problem, outcome.surface)
+        if bool(away.any()):
+            words = (
+                f"the data do not determine {self._names(away)}, which ran away; fix it or simplify the page"
+            )
             outcome = replace(outcome, converged=False, reason=words)
         return self._finish(outcome)
 
@@ -158,7 +161,8 @@ class _Run:
             self.surface = Surface(
                 free, float(point.total[0]), point.gradient[0], torch.zeros_like(free).diag(), False, point
             )
-        return self._finish(Outcome(self.surface, False, "interrupted by the user", self.iterations))
+        none = torch.zeros_like(self.logarithmic)
+        return self._finish(Outcome(self.surface, False, "interrupted by the user", self.iterations, none))
 
     # -- the start ----------------------------------------------------------------------------------------------------
     def _begin(self, free: Tensor, *, mend: bool = False) -> tuple[Tensor, Tensor]:
@@ -172,7 +176,7 @@ class _Run:
                     " (flip_flop=True keeps such a start)"
                 )
         # few subjects are enough to get near, and a search with them costs little
-        few = some_subjects(self.problem, max(FEW, CHEAP // (2 * self._numbers_per_subject)))
+        few = self._few()
         objective = self.objective if few is self.problem else Objective(few)
         first = objective(free[None], tolerance=ROUGHLY)
         start, eta, value = free, first.eta, float(first.total[0])
@@ -182,7 +186,9 @@ class _Run:
             if not math.isfinite(value):
                 self._refuse(objective(start[None]))
             return start, eta
-        near = Outer(objective, self.logarithmic, tolerance=0.05, max_iterations=40).run(start, eta).surface.free
+        near = (
+            Outer(objective, self.logarithmic, tolerance=0.05, max_iterations=40).run(start, eta).surface.free
+        )
         tried = self.objective(near[None], tolerance=ROUGHLY)
         if not tension(self.problem, near, tried) < TENSE:
             other = self.objective(start[None], tolerance=ROUGHLY)
@@ -192,10 +198,16 @@ class _Run:
             self._refuse(tried)
         return near, tried.eta
 
-    @property
-    def _numbers_per_subject(self) -> int:
-        """Second derivatives of the predictions of one subject at a point and its P neighbours."""
-        return self.problem.y.shape[-1] * max(self.problem.q, 1) ** 2 * (self.problem.P + 1)
+    def _few(self) -> Problem:
+        """The problem, or where differences of it are dear a part of its subjects."""
+        problem = self.problem
+        numbers = problem.y.shape[-1] * max(problem.q, 1) ** 2 * (problem.P + 1)
+        if numbers * problem.n_subjects <= CHEAP:
+            return problem
+        few = some_subjects(problem, max(FEW, CHEAP // (4 * numbers)))
+        if self.progress is not None and few is not problem:
+            self.progress(Progress(f"FOCEI, a first look at {few.n_subjects} subjects", 0))
+        return few
 
     def _refuse(self, evaluation: Evaluation) -> NoReturn:
         """Raise a FitError that names the subjects without a finite density."""
@@ -211,9 +223,10 @@ class _Run:
     def _out_of_iterations(self) -> bool:
         return self.iterations >= self.settings.max_iterations
 
-    def _outer(self) -> Outer:
+    def _outer(self, held: Tensor) -> Outer:
         def watch(surface: Surface) -> None:
-            self.surface = surface
+            if self.surface is None or surface.value < self.surface.value:
+                self.surface = surface
             entry = {"iteration": self.iterations + outer.iterations, "ofv": surface.value}
             self.history.append(entry)
             if self.progress is not None:
@@ -222,7 +235,7 @@ class _Run:
         outer = Outer(
             self.objective,
             self.logarithmic,
-            held=self.held,
+            held=held,
             tolerance=self.settings.tolerance,
             max_iterations=self.settings.max_iterations - self.iterations,
             watch=watch,
@@ -231,117 +244,106 @@ class _Run:
 
     def _from(self, free: Tensor, eta: Tensor) -> Outcome:
         """Search, look for better modes and boundaries, and go on until neither changes anything."""
-        self.held = torch.zeros_like(self.held)
+        held = torch.zeros_like(self.logarithmic)
         for _ in range(MODE_ROUNDS):
-            outcome = self._outer().run(free, eta)
+            outcome = self._outer(held).run(free, eta)
             self.iterations += outcome.iterations
             surface = outcome.surface
-            better, improved = self._recheck(surface.free, surface.evaluation)
+            better, second = self._recheck(surface.free, surface.evaluation)
+            outcome = replace(outcome, second=second)
+            improved = bool((better != surface.eta).any())
             if outcome.converged and not improved:
-                edge = self._at_boundary(surface)
-                if not bool((edge & ~self.held).any()):
+                edge = at_boundary(self.problem, surface) & ~held
+                if not bool(edge.any()):
                     return outcome
-                self.held = self.held | edge
+                held = held | edge
             elif not improved or self._out_of_iterations:
                 return outcome
             free, eta = surface.free, better
-        return replace(outcome, converged=False, reason="better conditional modes kept turning up; try other starts")
+        reason = "better conditional modes kept turning up; try other starts"
+        return replace(outcome, converged=False, reason=reason)
 
-    def _recheck(self, free: Tensor, evaluation: Evaluation) -> tuple[Tensor, bool]:
-        """Search every mode again from zero and from its reflection; the better modes, and whether there were any."""
+    def _recheck(self, free: Tensor, evaluation: Evaluation) -> tuple[Tensor, Tensor]:
+        """Search every mode again from zero and from its reflection.
+
+        Returns:
+            The better modes `[1, subject, q]`, and which subjects have several `[subject]`.
+        """
         eta, depth = evaluation.eta[0], evaluation.depth[0]
-        self.second = torch.zeros_like(self.second)
         if not self.problem.q:
-            return evaluation.eta, False
-        other = self.objective(free.expand(2, -1), torch.stack((torch.zeros_like(eta), -eta)), tolerance=ROUGHLY)
+            return evaluation.eta, torch.zeros_like(depth, dtype=torch.bool)
+        starts = torch.stack((torch.zeros_like(eta), -eta))
+        other = self.objective(free.expand(2, -1), starts, tolerance=ROUGHLY)
         usable = torch.isfinite(other.depth) & other.converged
         rival = torch.where(usable, other.depth, math.inf)
         margin = 1e-6 * (1 + depth.abs())
-        self.second = (usable & ((rival - depth).abs() > margin)).any(0)
+        second = (usable & ((rival - depth).abs() > margin)).any(0)
         lowest, which = rival.min(0)
-        better = lowest < depth - margin
         chosen = other.eta[which, torch.arange(len(which))]
-        return torch.where(better[:, None], chosen, eta)[None], bool(better.any())
+        return torch.where((lowest < depth - margin)[:, None], chosen, eta)[None], second
 
     def _unmirrored(self, outcome: Outcome) -> Outcome:
         """The image of a flip-flop solution, unless flip-flop is accepted or the image cannot be had."""
         surface, problem = outcome.surface, self.problem
         if self.settings.flip_flop or not has_mirror(problem) or not absorbs_slowly(problem, surface.free):
             return outcome
-        image = mirrored(problem, surface.free)
-        if image is None or self._out_of_iterations:
-            self._say("absorption is estimated slower than elimination (flip-flop)")
-            return outcome
-        names = [name in problem.layout.thetas for name in problem.names]
-        start = torch.where(torch.tensor(names, dtype=torch.bool), image, torch.maximum(surface.free, problem.start))
-        held = self.held
-        other = self._from(*self._begin(start, mend=True))
-        if other.converged and not absorbs_slowly(problem, other.surface.free):
-            self._say(
-                f"a flip-flop solution, with absorption slower than elimination, has objective {surface.value:.4f};"
-                " the solution with the faster absorption is reported (flip_flop=True accepts the other)"
-            )
-            return other
-        self.held = held
-        self._recheck(surface.free, surface.evaluation)
-        self._say("absorption is estimated slower than elimination (flip-flop); its mirror image is no optimum")
+        note = "absorption is estimated slower than elimination (flip-flop)"
+        image = None if self._out_of_iterations else mirrored(problem, surface.free)
+        if image is not None:
+            thetas = torch.tensor([name in problem.layout.thetas for name in problem.names], dtype=torch.bool)
+            start = torch.where(thetas, image, torch.maximum(surface.free, problem.start))
+            other = self._from(*self._begin(start, mend=True))
+            if other.converged and not absorbs_slowly(problem, other.surface.free):
+                self._say(
+                    "a flip-flop solution, with absorption slower than elimination, has objective"
+                    f" {surface.value:.4f}; the solution with the faster absorption is reported"
+                    " (flip_flop=True accepts the other)"
+                )
+                return other
+            note += "; its mirror image is no optimum"
+        self._say(note)
         return outcome
 
     # -- the end ------------------------------------------------------------------------------------------------------
-    def _flat(self, surface: Surface) -> Tensor:
-        curvature = surface.hessian.diagonal()
-        return self.logarithmic & ~self.held & (curvature.abs() < FLAT) & surface.exact
-
-    def _at_boundary(self, surface: Surface) -> Tensor:
-        """Standard deviations that have become zero (and correlations one), `[P]`."""
-        names = [name not in self.problem.layout.thetas for name in self.problem.names]
-        spread = torch.tensor(names, dtype=torch.bool)
-        return self.held | (self._flat(surface) & spread)
-
-    def _runaways(self, surface: Surface) -> list[str]:
-        """Thetas on a log-like scale of which the objective no longer depends."""
-        flat = self._flat(surface).tolist()
-        return [n for n, f in zip(self.problem.names, flat, strict=True) if f and n in self.problem.layout.thetas]
-
     def _say(self, note: str) -> None:
         if note not in self.notes:
             self.notes.append(note)
 
-    def _boundary_notes(self, free: Tensor) -> None:
-        layout = self.problem.layout
-        omega = self.problem.omega(free)
-        for name in [n for n, held in zip(self.problem.names, self.held.tolist(), strict=True) if held]:
-            if name in layout.omega_names:
-                i, _ = layout.positions[layout.omega_names.index(name)]
-                factor = self.problem.values(free).factor
-                if float(factor[i, i] ** 2 / omega[i, i]) < 1e-3:
-                    word = f"the random effect {self.problem.eta_names[i]} is a combination of others (correlation 1)"
-                else:
-                    word = f"{name} is at its boundary 0"
-            else:
-                word = f"the residual error {name} is at its boundary 0"
-            self._say(f"{word}; its standard error does not exist, those of the others are given it. Leave it out of the model")
+    def _names(self, which: Tensor) -> str:
+        return ", ".join(name for name, yes in zip(self.problem.names, which.tolist(), strict=True) if yes)
+
+    def _undosed(self) -> Tensor:
+        """Subjects without a dose where others have one, `[subject]` bool."""
+        kind = self.problem.population.events.kind
+        dosed = ((kind == Kind.BOLUS) | (kind == Kind.START)).any(-1)
+        return ~dosed & dosed.any()
 
     def _finish(self, outcome: Outcome) -> Estimate:
         problem, surface, settings = self.problem, outcome.surface, self.settings
-        point = surface.evaluation
-        self._boundary_notes(surface.free)
+        point, held = surface.evaluation, outcome.held
+        second = self._recheck(surface.free, point)[1] if outcome.second is None else outcome.second
+        for sentence in describe(problem, surface.free, held):
+            self._say(sentence)
         r = s = covariance = None
         kind = settings.kind if outcome.converged or settings.evaluate else None
         if point.score is not None and surface.exact:
             r, s = information(surface.hessian, point.score[0])
-        if kind is not None and r is not None and s is not None and problem.P:
-            covariance, why = covariance_of(r, s, kind, self.held)
+        if kind is not None and problem.P:
+            why = "no standard errors: the Hessian is not finite"
+            if r is not None and s is not None:
+                covariance, why = covariance_of(r, s, kind, held)
             if covariance is None:
                 self._say(why)
+            elif kind == "sandwich" and int((problem.mask.sum(-1) > 0).sum()) < problem.P:
+                self._say(
+                    "fewer subjects than parameters: sandwich errors are too small, covariance='R' is not affected"
+                )
         elif kind is None and settings.kind is not None:
             self._say("no standard errors: the estimation did not converge")
         reason = outcome.reason
-        if bool(self.held.any()) and outcome.converged:
-            names = [n for n, held in zip(problem.names, self.held.tolist(), strict=True) if held]
-            reason += f", with {', '.join(names)} at a boundary"
+        if bool(held.any()) and outcome.converged:
+            reason += f", with {self._names(held)} at a boundary"
         log_likelihood = -0.5 * (surface.value + problem.n_gaussian * LOG_2PI)
-        hessian = point.hessian[0]
         status = status_of(problem, point.depth[0], point.converged[0], point.indefinite[0])
         return Estimate(
             free=surface.free.detach().clone(),
@@ -352,9 +354,9 @@ class _Run:
             reason=reason,
             iterations=self.iterations,
             ebe=point.eta[0],
-            status=status | self.second * int(Status.SECOND_MODE),
+            status=status | second * int(Status.SECOND_MODE) | self._undosed() * int(Status.NO_DOSES),
             eta_mean=point.eta[0],
-            eta_cov=torch.linalg.inv(hessian) if problem.q else hessian,
+            eta_cov=point.cov[0],
             notes=self.notes,
             covariance=covariance,
             covariance_kind=kind or "" if covariance is not None else "",

@@ -2,8 +2,9 @@
 
     log L_i = log integral exp( log_joint_i(eta) ) d eta
 
-by adaptive Gauss-Hermite quadrature (few random effects; the arbiter of this package) or by importance sampling with any
-proposal. Both also give the posterior mean and covariance of eta. Laplace's approximation is quadrature with one node.
+by adaptive Gauss-Hermite quadrature (few random effects; the arbiter of this package) or by importance sampling with
+any proposal. Both also give the posterior mean and covariance of eta. Laplace's approximation is quadrature with one
+node.
 
 See Pinheiro & Bates (1995), J Comput Graph Stat 4:12-35, doi:10.1080/10618600.1995.10474663.
 """
@@ -19,8 +20,9 @@ from torch import Tensor
 
 from ..errors import FitError
 from ..maths.quadrature import affordable_nodes, tensor_grid
-from ..model.problem import Problem, Values
-from .ebe import Conditional, find_modes, status_of
+from ..model.parameters import Values
+from ..model.problem import Problem
+from .ebe import Conditional, ConditionalExpansion, find_modes, status_of
 from .pareto import pareto_shape
 
 LOG_2PI = math.log(2 * math.pi)
@@ -64,7 +66,8 @@ def quadrature(
     """log L_i by adaptive Gauss-Hermite quadrature, with the posterior mean and covariance of eta.
 
     The grid is centred at the conditional mode and scaled by the exact Hessian H of -log_joint there,
-    eta = mode + U |D|^(-1/2) x with H = U D U'. Where H is indefinite the absolute eigenvalues stand in, flagged.
+    eta = mode + L U |D|^(-1/2) x with H = U D U' in the whitened effects z = L^-1 eta, Omega = L L'. Where H is
+    indefinite the absolute eigenvalues stand in, flagged.
 
     Args:
         problem: the binding of page and data.
@@ -90,12 +93,10 @@ def quadrature(
             f" subject; at most {GRID} are allowed. Use importance sampling for so many random effects"
         )
     conditional = Conditional.of(problem, values)
-    shape = (*conditional.shape, problem.q)
-    found = find_modes(conditional, torch.zeros(shape, dtype=torch.float64) if eta0 is None else eta0.expand(shape))
-    flat = found.x.reshape(-1, problem.q), found.expansion.hessian.reshape(-1, problem.q, problem.q)
-    if len(flat[0]) != problem.n_subjects:
+    if math.prod(conditional.shape) != problem.n_subjects:
         raise FitError("quadrature takes one parameter vector at a time; call it once for each")
-    centre, scale = flat[0], _inverse_root(flat[1])
+    found = find_modes(conditional, eta0)
+    centre, scale = _laplace(found.expansion)
     result = _integrate(problem, values, centre, scale, used)
     for _ in range(rounds):
         centre, scale = result[1], _root(result[2])
@@ -104,15 +105,21 @@ def quadrature(
     return Marginal(*result, status=status, nodes=used)
 
 
-def _inverse_root(hessian: Tensor) -> Tensor:
-    """U |D|^(-1/2) of symmetric matrices U D U' `[subject, q, q]`."""
-    eigenvalues, axes = torch.linalg.eigh(hessian)
-    return axes * eigenvalues.abs().clamp(min=1e-12).rsqrt().unsqueeze(-2)
+def _laplace(at: ConditionalExpansion) -> tuple[Tensor, Tensor]:
+    """Centre `[subject, q]` and scale S `[subject, q, q]`, S S' = H^-1 in eta, of the Laplace approximation at a mode.
+
+    H is taken in the whitened z = L^-1 eta, where H = U D U' gives S = L U |D|^(-1/2).
+    """
+    q = at.eta.shape[-1]
+    eigenvalues, axes = torch.linalg.eigh(at.hessian)
+    scale = at.factor @ (axes * eigenvalues.abs().clamp(min=1e-12).rsqrt().unsqueeze(-2))
+    return at.eta.reshape(-1, q), scale.reshape(-1, q, q)
 
 
 def _root(covariance: Tensor) -> Tensor:
     eigenvalues, axes = torch.linalg.eigh(covariance)
-    return axes * eigenvalues.clamp(min=1e-12).sqrt().unsqueeze(-2)
+    root: Tensor = axes * eigenvalues.clamp(min=1e-12).sqrt().unsqueeze(-2)
+    return root
 
 
 def _integrate(
@@ -123,7 +130,7 @@ def _integrate(
     log_weight = log_weight + 0.5 * (x**2).sum(-1) + 0.5 * problem.q * LOG_2PI
     size = max(1, PIECE // (len(x) * problem.y.shape[-1]))
     parts = []
-    for index in torch.arange(problem.n_subjects).split(size):
+    for index in torch.split(torch.arange(problem.n_subjects), size):
         piece = problem if len(index) == problem.n_subjects else problem.select(index)
         eta = centre[index] + torch.einsum("nij,kj->kni", scale[index], x)
         log_joint = torch.nan_to_num(piece.log_joint(eta, values), nan=-math.inf, posinf=-math.inf)
@@ -156,7 +163,8 @@ class Importance:
 
     Attributes:
         log_likelihood: log mean weight, corrected for its bias, `[subject]`.
-        bias_correction: v / 2K, what was added: the log of a mean is biased low, v being the relative variance of a weight.
+        bias_correction: v / 2K, what was added: the log of a mean is biased low (v is the relative variance of a
+            weight).
         se: standard error of `log_likelihood`, sqrt(v / K), `[subject]`.
         mean, cov: posterior mean `[subject, q]` and covariance `[subject, q, q]` of eta.
         ess: effective sample size K / (1 + v), `[subject]`.
@@ -184,7 +192,9 @@ class Importance:
         return float((self.se**2).sum().sqrt())
 
 
-def importance(problem: Problem, values: Values, proposal: Proposal, k: int = 1000, seed: int = 0) -> Importance:
+def importance(
+    problem: Problem, values: Values, proposal: Proposal, k: int = 1000, seed: int = 0
+) -> Importance:
     """log L_i by importance sampling, with the measures that say whether to believe it.
 
     Args:
@@ -205,7 +215,7 @@ def importance(problem: Problem, values: Values, proposal: Proposal, k: int = 10
     generator = torch.Generator().manual_seed(seed)
     eta, log_q = proposal.sample(k, generator)
     size = max(1, PIECE // (problem.n_subjects * problem.y.shape[-1]))
-    log_joint = torch.cat([problem.log_joint(some, values) for some in eta.split(size)])
+    log_joint = torch.cat([problem.log_joint(some, values) for some in torch.split(eta, size)])
     log_weight = torch.nan_to_num(log_joint - log_q, nan=-math.inf, posinf=-math.inf)
     total, mean, cov = _moments(log_weight, eta)
     relative = torch.exp(log_weight - total) * k
@@ -225,7 +235,7 @@ def importance(problem: Problem, values: Values, proposal: Proposal, k: int = 10
 
 @dataclass(frozen=True)
 class StudentLaplace:
-    """A multivariate Student t at the conditional mode, scaled by the Hessian there: tails no thinner than most joints'.
+    """A multivariate Student t at the conditional mode, scaled by the Hessian there: thick tails for any joint.
 
     Attributes:
         mode: `[subject, q]`.
@@ -240,13 +250,7 @@ class StudentLaplace:
     @classmethod
     def at_modes(cls, problem: Problem, values: Values, df: int = 5) -> StudentLaplace:
         """The proposal for a problem at one parameter vector."""
-        conditional = Conditional.of(problem, values)
-        found = find_modes(conditional, torch.zeros(*conditional.shape, problem.q, dtype=torch.float64))
-        return cls(
-            found.x.reshape(-1, problem.q),
-            _inverse_root(found.expansion.hessian.reshape(-1, problem.q, problem.q)),
-            df,
-        )
+        return cls(*_laplace(find_modes(Conditional.of(problem, values), None).expansion), df)
 
     def sample(self, k: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """k draws a subject: eta `[k, subject, q]` and log density `[k, subject]`."""

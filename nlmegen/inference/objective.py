@@ -1,18 +1,19 @@
 """The FOCEI objective function and its exact gradient.
 
-The integral over eta of each subject is approximated at its conditional mode eta* (see `ebe`):
+The integral over eta of each subject is approximated at its conditional mode (see `ebe`; eta = L z, Omega = L L'):
 
-    O_i = 2 l_i(eta*) + log det Omega + log det G_i ,    G = J' W J + Omega^-1 ,    W = 1/R + (R'/R)^2 / 2
+    O_i = 2 l_i(z*) + log det K_i ,    K = I + J' W J ,    J = df/dz ,    W = 1/R + (R'/R)^2 / 2
 
 and sum_i O_i = -2 log L - n_obs log 2 pi is NONMEM's objective function (first-order conditional estimation with
-interaction). The modes move with the parameters psi. With w = d log det G / d eta and u = H^-1 w, where H is the exact
-Hessian of l at the mode, implicit differentiation gives each subject's total derivative
+interaction; log det K is its log det Omega + log det(J' W J + Omega^-1)). The modes move with the parameters psi. With
+w = d log det K / dz and u = H^-1 w, where H is the exact Hessian of l at the mode, implicit differentiation gives each
+subject's total derivative
 
-    d O_i / d psi = partial O_i / partial psi - u' partial^2 l_i / partial eta partial psi
+    d O_i / d psi = partial O_i / partial psi - u' partial^2 l_i / partial z partial psi
 
 whose right side is one reverse pass through a first-order Taylor prediction in which every subject has its own copy of
-the parameters: the cotangents of f, J, R and R' are written out below, so reverse mode sees the page alone. The error of
-this gradient is first order in the error of the mode, which is why the modes are so tight.
+the parameters: the cotangents of f, J, R and R' are written out below, so reverse mode sees the page alone. The
+error of this gradient is first order in the error of the mode, which is why the modes are so tight.
 
 See Almquist, Leander & Jirstrand, J Pharmacokinet Pharmacodyn 42:191-209 (2015), doi:10.1007/s10928-015-9409-1.
 """
@@ -25,9 +26,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..maths.newton import Minimum
 from ..model.problem import Problem
-from .ebe import Conditional, ConditionalExpansion, Terms, find_modes
+from .ebe import Conditional, ConditionalExpansion, Terms, find_modes, predict_along
 
 PIECE = 400_000
 """Numbers in a second-order prediction that are worked on at once: more only costs memory and cache misses."""
@@ -43,8 +43,8 @@ class Evaluation:
         eta: conditional modes, `[*draw, subject, q]`.
         depth: l_i at the modes, by which modes are compared, `[*draw, subject]`.
         converged, indefinite: of the search for the modes, `[*draw, subject]` bool.
-        information: G, `[*draw, subject, q, q]`.
-        hessian: exact Hessian of l at the modes (G where it is indefinite), `[*draw, subject, q, q]`.
+        factor: Cholesky factor L of Omega, `[*draw, subject, q, q]`.
+        root: Cholesky factor of H (of K where H is indefinite), `[*draw, subject, q, q]`.
     """
 
     objective: Tensor
@@ -53,8 +53,8 @@ class Evaluation:
     depth: Tensor
     converged: Tensor
     indefinite: Tensor
-    information: Tensor
-    hessian: Tensor
+    factor: Tensor
+    root: Tensor
 
     @property
     def total(self) -> Tensor:
@@ -68,6 +68,11 @@ class Evaluation:
             raise ValueError("this evaluation was made without scores; ask for them with scores=True")
         return self.score.sum(-2)
 
+    @property
+    def cov(self) -> Tensor:
+        """Covariance of eta under the Laplace approximation, L H^-1 L', `[*draw, subject, q, q]`."""
+        half: Tensor = torch.linalg.solve_triangular(self.root, self.factor.mT, upper=False)
+        return half.mT @ half
 
     def first(self) -> Evaluation:
         """The evaluation at the first parameter vector alone, the leading axis kept."""
@@ -78,8 +83,8 @@ class Evaluation:
             self.depth[:1],
             self.converged[:1],
             self.indefinite[:1],
-            self.information[:1],
-            self.hessian[:1],
+            self.factor[:1],
+            self.root[:1],
         )
 
 
@@ -101,7 +106,7 @@ class Objective:
         self._subjects = [torch.arange(problem.n_subjects)] if size >= problem.n_subjects else []
         self._pieces = [problem]
         if not self._subjects:
-            self._subjects = list(torch.arange(problem.n_subjects).split(size))
+            self._subjects = list(torch.split(torch.arange(problem.n_subjects), size))
             self._pieces = [problem.select(index) for index in self._subjects]
         self._vectors = max(1, size // problem.n_subjects)
 
@@ -126,7 +131,9 @@ class Objective:
         shape = (free.shape[0], self.problem.n_subjects, self.problem.q)
         eta = free.new_zeros(shape) if eta is None else eta.expand(shape)
         rows = []
-        for some, start in zip(free.split(self._vectors), eta.split(self._vectors), strict=True):
+        for some, start in zip(
+            torch.split(free, self._vectors), torch.split(eta, self._vectors), strict=True
+        ):
             parts = [
                 _evaluate(piece, some, start[:, index], scores, near, tolerance)
                 for piece, index in zip(self._pieces, self._subjects, strict=True)
@@ -150,8 +157,8 @@ def _joined(parts: list[Evaluation], dim: int) -> Evaluation:
         cat(lambda e: e.depth),
         cat(lambda e: e.converged),
         cat(lambda e: e.indefinite),
-        cat(lambda e: e.information),
-        cat(lambda e: e.hessian),
+        cat(lambda e: e.factor),
+        cat(lambda e: e.root),
     )
 
 
@@ -159,31 +166,25 @@ def _evaluate(
     problem: Problem, free: Tensor, eta: Tensor, scores: bool, near: bool, tolerance: float
 ) -> Evaluation:
     with torch.no_grad():
-        values = problem.values(free)
-        found = find_modes(Conditional.of(problem, values), eta, near=near, tolerance=tolerance)
+        found = find_modes(Conditional.of(problem, problem.values(free)), eta, near=near, tolerance=tolerance)
         at = found.expansion
-        factor, _ = torch.linalg.cholesky_ex(at.information)
-        volume = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        prior = 2 * values.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1, keepdim=True)
-        objective = 2 * at.value + prior + volume - 2 * problem.log_jacobian
+        root, _ = torch.linalg.cholesky_ex(at.information)
+        objective = 2 * (at.value + root.diagonal(dim1=-2, dim2=-1).log().sum(-1) - problem.log_jacobian)
         objective = torch.where(torch.isfinite(objective), objective, torch.inf)
         hessian = torch.where(found.indefinite[..., None, None], at.information, at.hessian)
-    score = _scores(problem, free, found, factor, hessian) if scores else None
+        hessian_root, _ = torch.linalg.cholesky_ex(hessian)
+    score = _scores(problem, free, at, root, hessian_root) if scores else None
+    factor = at.factor.expand_as(hessian_root)
     return Evaluation(
-        objective, score, found.x, at.value, found.converged, found.indefinite, at.information, hessian
+        objective, score, at.eta, at.value, found.converged, found.indefinite, factor, hessian_root
     )
 
 
 def _scores(
-    problem: Problem,
-    free: Tensor,
-    found: Minimum[ConditionalExpansion],
-    factor: Tensor,
-    hessian: Tensor,
+    problem: Problem, free: Tensor, at: ConditionalExpansion, root: Tensor, hessian_root: Tensor
 ) -> Tensor:
     """d O_i / d free `[draw, subject, free]` by one reverse pass with a copy of the parameters for every subject."""
-    eta = found.x
-    copies = free.unsqueeze(-2).repeat(1, eta.shape[-2], 1).requires_grad_()
+    copies = free.unsqueeze(-2).repeat(1, at.z.shape[-2], 1).requires_grad_()
     with torch.enable_grad():
         values = problem.values(copies)
         values = replace(
@@ -191,13 +192,14 @@ def _scores(
             theta={name: x.squeeze(-1) for name, x in values.theta.items()},
             sigma={name: x.squeeze(-1) for name, x in values.sigma.items()},
         )
-        prediction = problem.predict(eta, values, order=1 if problem.q else 0)
-        variance, slope, _ = (x.expand(prediction.f.shape) for x in problem.variance(prediction.f.detach(), values))
-        omega = values.omega
+        eta = torch.matmul(values.factor, at.z.unsqueeze(-1)).squeeze(-1)
+        prediction = predict_along(problem, eta, values, values.factor, 1)
+        f = prediction.f
+        variance, slope, _ = (x.expand(f.shape) for x in problem.variance(f.detach(), values))
     with torch.no_grad():
-        pairs = _cotangents(found.expansion, factor, hessian, omega.detach())
-    outputs = {"f": prediction.f, "jac": prediction.jac, "variance": variance, "slope": slope, "omega": omega}
-    used = [(x, pairs[name]) for name, x in outputs.items() if name in pairs and x is not None and x.requires_grad]
+        pairs = _cotangents(at, root, hessian_root)
+    outputs = {"f": f, "jac": prediction.jac, "variance": variance, "slope": slope}
+    used = [(x, pairs[k]) for k, x in outputs.items() if k in pairs and x is not None and x.requires_grad]
     if not used:
         return torch.zeros_like(copies)
     tensors, cotangents = zip(*used, strict=True)
@@ -205,29 +207,25 @@ def _scores(
     return score
 
 
-def _cotangents(at: ConditionalExpansion, factor: Tensor, hessian: Tensor, omega: Tensor) -> dict[str, Tensor]:
-    """Partial derivatives of O_i - u' dl_i/deta (u held) in f, J, R, R' and Omega."""
+def _cotangents(at: ConditionalExpansion, root: Tensor, hessian_root: Tensor) -> dict[str, Tensor]:
+    """Partial derivatives of O_i - u' dl_i/dz (u held) in f, J, R and R'."""
     terms: Terms = at.terms
     e, r, scaled, relative = terms.residual, terms.inverse, terms.scaled, terms.relative
     square = scaled * e
-    explained = torch.zeros_like(e)  # a' G^-1 a, for the column a of J at one time
+    explained = torch.zeros_like(e)  # a' K^-1 a, for the column a of J at one time
     across = torch.zeros_like(e)  # u' a
     out: dict[str, Tensor] = {}
     if at.jac is not None and at.hess is not None:
-        solved = torch.cholesky_solve(at.jac, factor)
+        solved = torch.cholesky_solve(at.jac, root)
         explained = (solved * at.jac).sum(-2)
-        turned = terms.relative * (terms.bend * r - relative**2) - terms.slope * r**2  # dW/df
+        turned = relative * (terms.bend * r - relative**2) - terms.slope * r**2  # dW/df
         bent = (at.hess * solved.movedim(-2, 0)).sum(1).movedim(0, -2)
-        pull = torch.matmul(at.jac, (turned * explained).unsqueeze(-1)).squeeze(-1)
-        pull = pull + 2 * torch.matmul(bent.unsqueeze(-2), terms.weight[..., None, :, None]).squeeze((-1, -2))
-        u = torch.linalg.solve_ex(hessian, pull)[0]
-        across = torch.matmul(u.unsqueeze(-2), at.jac).squeeze(-2)
-        jac = 2 * terms.weight.unsqueeze(-2) * solved - u.unsqueeze(-1) * terms.first.unsqueeze(-2)
+        pull = torch.matmul(at.jac, (turned * explained).unsqueeze(-1))
+        pull = pull + 2 * torch.matmul(bent, terms.weight.unsqueeze(-1))
+        u = torch.cholesky_solve(pull, hessian_root)
+        across = torch.matmul(u.mT, at.jac).squeeze(-2)
+        jac = 2 * terms.weight.unsqueeze(-2) * solved - u * terms.first.unsqueeze(-2)
         out["jac"] = jac.movedim(-2, 0)
-        swing = u.unsqueeze(-1) * at.eta.unsqueeze(-2)
-        precision = at.eta.unsqueeze(-1) * at.eta.unsqueeze(-2) - 0.5 * (swing + swing.mT)
-        precision = precision + torch.cholesky_inverse(factor) - omega
-        out["omega"] = -at.precision @ precision @ at.precision
     first_r = r * (scaled * (1 + e * relative) - 0.5 * relative)  # d phi' / dR
     first_s = 0.5 * r * (1 - square)  # d phi' / dR'
     weight_r = -(r**2) - relative**2 * r

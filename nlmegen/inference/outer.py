@@ -4,12 +4,12 @@ Two ways to the curvature, by cost:
 
 * differences of the exact gradient: the point and its P displaced neighbours are one batch. Where the batch is small
   this costs little more than the point alone, and gives Newton's method with its quadratic end.
-* the score outer product 1/2 sum_i s_i s_i' (Berndt, Hall, Hall & Hausman 1974), corrected by a structured secant as the
-  iteration goes (Dennis, Gay & Welsch 1981, doi:10.1145/355958.355965), where many subjects make a batch of P + 1
+* the score outer product 1/2 sum_i s_i s_i' (Berndt, Hall, Hall & Hausman 1974), corrected by a structured secant as
+  the iteration goes (Dennis, Gay & Welsch 1981, doi:10.1145/355958.355965), where many subjects make a batch of P + 1
   vectors expensive. It ends with one difference Hessian, which checks the end and serves the standard errors.
 
-Steps come from a trust region, several radii being tried as one batch. Conditional modes travel with a step and are kept
-only with an accepted one, so that a wild trial leaves no subject in a foreign mode.
+Steps come from a trust region, several radii being tried as one batch. Conditional modes travel with a step and are
+kept only with an accepted one, so that a wild trial leaves no subject in a foreign mode.
 """
 
 from __future__ import annotations
@@ -39,8 +39,15 @@ SHORT = 0.3
 NOISE = 1e-10
 """Share of an objective value that rounding and the tolerance of the modes may change."""
 
-POLISH = 1e-4
-"""Promised decrease below which one Newton step with the Hessian at hand ends the search."""
+LEVEL = 1e-3
+"""A curvature of less than this in a unit step is none: rounding decides its sign."""
+
+POLISH = 1e-5
+"""Promised decrease below which one Newton step with the Hessian at hand ends the search. (A step that promises d is
+sqrt(2 d) standard errors long, and the Hessian changes by a fraction of that.)"""
+
+SETTLED = 1e-4
+"""The same for a dear Hessian, and the promise at which score outer products have done their work."""
 
 CHEAP = 400_000
 """Second-order numbers in a batch of P + 1 vectors up to which differences are taken at every iteration."""
@@ -73,19 +80,28 @@ class Surface:
         """Conditional modes `[1, subject, q]`."""
         return self.evaluation.eta
 
-    def eta_after(self, step: Tensor) -> Tensor:
-        """The modes to expect after a short step `[P]` of the parameters, `[1, subject, q]`."""
-        return self.eta if self.drift is None else self.eta + torch.einsum("p,pnk->nk", step, self.drift)
+    def eta_after(self, steps: Tensor) -> Tensor:
+        """The modes to expect after short steps `[step, P]` of the parameters, `[step or 1, subject, q]`."""
+        return self.eta if self.drift is None else self.eta + torch.einsum("sp,pnk->snk", steps, self.drift)
 
 
 @dataclass
 class Outcome:
-    """How the outer minimisation ended."""
+    """How the outer minimisation ended.
+
+    Attributes:
+        surface: where.
+        converged, reason, iterations: how.
+        held: parameters that did not move, `[P]` bool.
+        second: subjects with several conditional modes there, `[subject]` bool, once somebody has looked.
+    """
 
     surface: Surface
     converged: bool
     reason: str
     iterations: int
+    held: Tensor
+    second: Tensor | None = None
 
 
 Watch = Callable[[Surface], None]
@@ -122,13 +138,16 @@ class Outer:
         problem = objective.problem
         numbers = problem.n_subjects * problem.y.shape[-1] * max(problem.q, 1) ** 2
         self.cheap = numbers * (len(self.moving) + 1) <= CHEAP
+        self.polish = POLISH if self.cheap else SETTLED
 
     # -- the surface ------------------------------------------------------------------------------------------------
     def scale(self, free: Tensor, hessian: Tensor | None = None) -> Tensor:
         """The length that counts as a unit step of each parameter: 1 on a log scale, else its size or two errors."""
         size = free.abs()
         if hessian is not None:
-            size = torch.maximum(size, 2 * (2 / hessian.diagonal().abs().clamp(min=1e-300)).sqrt().clamp(max=1e3))
+            size = torch.maximum(
+                size, 2 * (2 / hessian.diagonal().abs().clamp(min=1e-300)).sqrt().clamp(max=1e3)
+            )
         else:
             size = torch.where(size > 0, size, 1.0)
         return torch.where(self.logarithmic, 1.0, size)
@@ -165,7 +184,7 @@ class Outer:
         """Minimise from `free [P]`, with the conditional modes searched from `eta [1, subject, q]`."""
         if not len(self.moving):
             surface = self.by_scores(free, eta)
-            return Outcome(surface, math.isfinite(surface.value), "nothing to estimate", 0)
+            return self._outcome(surface, math.isfinite(surface.value), "nothing to estimate")
         if not self.cheap:
             rough = self._secant(free, eta)
             if not rough.converged:
@@ -174,7 +193,7 @@ class Outer:
         return self._newton(free, eta)
 
     def _outcome(self, surface: Surface, converged: bool, reason: str) -> Outcome:
-        return Outcome(surface, converged, reason, self.iterations)
+        return Outcome(surface, converged, reason, self.iterations, self.held)
 
     def _note(self, surface: Surface) -> None:
         self.best = surface
@@ -188,18 +207,23 @@ class Outer:
         while True:
             region = self.region(surface)
             self._note(surface)
-            if region.convex and region.promise < POLISH and surface.exact:
+            if region.convex and region.promise < self.polish and surface.exact:
                 surface, region = self._polish(surface, region)
             if region.convex and region.promise < self.tolerance:
-                return self._outcome(surface, True, "the gradient vanishes and the Hessian is positive definite")
+                return self._outcome(
+                    surface, True, "the gradient vanishes and the Hessian is positive definite"
+                )
             if not math.isfinite(region.promise):
                 return self._outcome(surface, False, "the gradient is not finite")
             if self.iterations >= self.max_iterations:
-                return self._outcome(surface, False, f"stopped at the limit of {self.max_iterations} iterations")
+                return self._outcome(
+                    surface, False, f"stopped at the limit of {self.max_iterations} iterations"
+                )
             self.iterations += 1
             if region.convex and region.promise < 1.0 and region.newton_length <= min(radius, SHORT):
-                step = region.steps([math.inf])[0]  # almost surely accepted: one batch for the step and its derivatives
-                ahead = self.exact(free + step, surface.eta_after(step), near=True)
+                # almost surely accepted: one batch for the step and its derivatives
+                step = region.steps([math.inf])
+                ahead = self.exact(free + step[0], surface.eta_after(step), near=True)
                 if ahead.value <= surface.value + NOISE * (1 + abs(surface.value)):
                     free, surface = ahead.free, ahead
                     continue
@@ -212,8 +236,8 @@ class Outer:
 
     def _polish(self, surface: Surface, region: Region) -> tuple[Surface, Region]:
         """A last Newton step, so short that the Hessian need not be taken again."""
-        step = region.steps([math.inf])[0]
-        free = surface.free + step
+        step = region.steps([math.inf])
+        free = surface.free + step[0]
         point = self.objective(free[None], surface.eta_after(step), scores=True, near=True)
         value = float(point.total[0])
         if not value <= surface.value + NOISE * (1 + abs(surface.value)):
@@ -227,8 +251,9 @@ class Outer:
         """The best of several radii, its modes, and the radius for the next time."""
         for _ in range(5):
             radii = [radius * fraction for fraction in RADII]
-            points = surface.free + region.steps(radii)
-            tried = self.objective(points, surface.eta, tolerance=1e-8)
+            steps = region.steps(radii)
+            points = surface.free + steps
+            tried = self.objective(points, surface.eta_after(steps), tolerance=1e-8)
             best = int(tried.total.argmin())
             if float(tried.total[best]) < surface.value:
                 radius = min(2.5 * radius, LARGEST_RADIUS) if best == 0 else max(radii[best], 1e-3) * 1.5
@@ -245,12 +270,14 @@ class Outer:
             surface.hessian = surface.hessian + correction
             region = self.region(surface)
             self._note(surface)
-            if region.promise < POLISH:
+            if region.promise < SETTLED:
                 return self._outcome(surface, True, "")
             if not math.isfinite(region.promise):
                 return self._outcome(surface, False, "the gradient is not finite")
             if self.iterations >= self.max_iterations:
-                return self._outcome(surface, False, f"stopped at the limit of {self.max_iterations} iterations")
+                return self._outcome(
+                    surface, False, f"stopped at the limit of {self.max_iterations} iterations"
+                )
             self.iterations += 1
             step = region.steps([radius])[0]
             ahead = self.by_scores(surface.free + step, surface.eta)
@@ -259,7 +286,8 @@ class Outer:
             if ahead.value < surface.value:
                 change = ahead.gradient - surface.gradient
                 correction = _secant_update(correction, ahead.hessian, step, change)
-                radius = min(2 * radius, LARGEST_RADIUS) if gain > 0.75 else radius if gain > 0.25 else 0.5 * radius
+                factor = 2.0 if gain > 0.75 else 1.0 if gain > 0.25 else 0.5
+                radius = min(factor * radius, LARGEST_RADIUS)
                 surface = ahead
             else:
                 length = float((step / self.scale(surface.free, surface.hessian)).norm())
@@ -282,7 +310,7 @@ class Region:
         scale: unit step of each parameter `[P]`.
 
     Attributes:
-        convex: the Hessian is positive definite.
+        convex: the Hessian is positive definite, or at most as flat as a parameter at its boundary.
         promise: the decrease that the model promises for its best step (with |eigenvalues|).
         newton_length: scaled length of the Newton step.
     """
@@ -300,26 +328,30 @@ class Region:
         self.slope = self.axes.T @ gradient
         floor = 1e-12 * float(self.eigenvalues.abs().max()) + 1e-300
         self.curvature = self.eigenvalues.abs().clamp(min=floor)
-        self.convex = bool(self.eigenvalues[0] > 0)
+        self.convex = bool(self.eigenvalues[0] > -LEVEL)
         self.promise = 0.5 * float((self.slope**2 / self.curvature).sum())
         self.newton_length = float((self.slope / self.curvature).norm())
 
     def steps(self, radii: Sequence[float]) -> Tensor:
         """For each radius the step of at most that scaled length that minimises the model, `[radius, P]`.
 
-        Where the model bends down its curvature is taken by its absolute value. The Lagrange multipliers are found by
-        bisection, all at once.
+        Where the model bends down its curvature is taken by its absolute value.
         """
         slope, curvature = self.slope.numpy(), self.curvature.numpy()
-        radius = np.asarray(radii)
-        low, high = np.zeros(len(radius)), np.linalg.norm(slope) / radius
-        for _ in range(40):
-            shift = 0.5 * (low + high)
-            longer = np.linalg.norm(slope / (curvature + shift[:, None]), axis=1) > radius
-            low, high = np.where(longer, shift, low), np.where(longer, high, shift)
-        shift = np.where(self.newton_length > radius, high, 0.0)
-        inner = torch.from_numpy(-slope / (curvature + shift[:, None])) @ self.axes.T * self.unit
-        steps = torch.zeros(len(radius), self.size, dtype=torch.float64)
+        radius = np.asarray(radii)[:, None]
+        shift = np.zeros((len(radii), 1))
+        for _ in range(8 if self.newton_length > min(radii) else 0):
+            # Newton's method on 1/|step| = 1/radius, which is almost linear in the multiplier and is met from one side
+            scaled = slope / (curvature + shift)
+            square = (scaled**2).sum(1, keepdims=True)
+            change = (
+                (np.sqrt(square) / radius - 1)
+                * square
+                / (scaled**2 / (curvature + shift)).sum(1, keepdims=True)
+            )
+            shift = np.maximum(shift + np.where(np.isfinite(change), change, 0.0), 0.0)
+        inner = torch.from_numpy(-slope / (curvature + shift)) @ self.axes.T * self.unit
+        steps = torch.zeros(len(radii), self.size, dtype=torch.float64)
         steps[:, self.moving] = inner
         return steps
 

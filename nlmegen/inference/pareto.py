@@ -1,4 +1,5 @@
-"""Pareto-smoothed importance sampling: the shape k-hat of the tail of the weights, which tells when they cannot be trusted.
+"""Pareto-smoothed importance sampling: the shape k-hat of the tail of the weights, which tells when they cannot be
+trusted.
 
 A generalised Pareto distribution is fitted to the largest weights of each subject by the empirical-Bayes estimator of
 Zhang & Stephens (2009, doi:10.1198/tech.2009.08017), with the weak prior of Vehtari et al. (2024, JMLR 25:72).
@@ -22,8 +23,8 @@ def pareto_shape(log_weights: Tensor) -> Tensor:
         log_weights: `[K, subject]`, need not be normalised.
 
     Returns:
-        `[subject]`; infinite where fewer than five draws lie in the tail or a weight is not finite, and minus infinity where
-        all the weights of the tail are equal.
+        `[subject]`; infinite where fewer than five draws lie in the tail or a weight is not finite, and minus
+        infinity where all the weights of the tail are equal.
 
     Example:
         >>> pareto_shape(torch.zeros(1000, 1)).item()

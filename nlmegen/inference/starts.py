@@ -24,7 +24,7 @@ FACTORS = (1.0, 3.0, 9.0)
 
 
 def logarithmic(problem: Problem) -> Tensor:
-    """Which free parameters live on a log-like scale, `[P]` bool: all but unbounded thetas and Cholesky off-diagonals."""
+    """Which free parameters live on a log-like scale, `[P]` bool: not unbounded thetas and Cholesky off-diagonals."""
     layout = problem.layout
     every = [bijection.kind != "identity" for bijection in layout.bijections]
     every += [i == j for i, j in layout.positions]
@@ -56,7 +56,9 @@ def tension(problem: Problem, free: Tensor, evaluation: Evaluation) -> float:
     variance = problem.variance(f, values)[0]
     squares = ((problem.y - f) ** 2 / variance * problem.mask).sum()
     if problem.q:
-        white = torch.linalg.solve_triangular(values.factor.unsqueeze(-3), evaluation.eta.unsqueeze(-1), upper=False)
+        white = torch.linalg.solve_triangular(
+            values.factor.unsqueeze(-3), evaluation.eta.unsqueeze(-1), upper=False
+        )
         squares = squares + (white**2).sum()
     return float(squares) / max(float(problem.mask.sum()), 1.0)
 

@@ -67,7 +67,7 @@ def covariance_of(r: Tensor, s: Tensor, kind: str, held: Tensor | None = None) -
         ValueError: on another kind.
     """
     if kind not in KINDS:
-        raise ValueError(f"covariance={kind!r}: expected one of {', '.join(map(repr, KINDS))}, or None for no standard errors")
+        raise ValueError(f"covariance={kind!r}: expected one of {', '.join(map(repr, KINDS))}")
     size = len(r)
     index = torch.arange(size) if held is None else (~held).nonzero().squeeze(-1)
     grid = (index[:, None], index)
@@ -75,12 +75,18 @@ def covariance_of(r: Tensor, s: Tensor, kind: str, held: Tensor | None = None) -
     if kind != "S":
         inverse = _inverse(r)
         if inverse is None:
-            return None, "no standard errors: the Hessian R is not positive definite, so this is no proper minimum"
+            return (
+                None,
+                "no standard errors: the Hessian R is not positive definite, so this is no proper minimum",
+            )
         inner = inverse if kind == "R" else inverse @ s @ inverse
     else:
         inverse = _inverse(s)
         if inverse is None:
-            return None, "no standard errors: the score matrix S is singular (fewer subjects than parameters?)"
+            return (
+                None,
+                "no standard errors: the score matrix S is singular (fewer subjects than parameters?)",
+            )
         inner = inverse
     covariance = torch.full((size, size), math.nan, dtype=torch.float64)
     covariance[grid] = 0.5 * (inner + inner.T)

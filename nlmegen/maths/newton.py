@@ -49,10 +49,10 @@ E = TypeVar("E", bound=Expansion, covariant=True)
 class Objective(Protocol[E]):
     """A batch of functions, which can be evaluated and of which some elements can be taken."""
 
-    def __call__(self, x: Tensor) -> E:
+    def __call__(self, x: Tensor, /) -> E:
         """The expansion at `x [*batch, q]`."""
 
-    def select(self, index: Tensor) -> Objective[E]:
+    def select(self, index: Tensor, /) -> Objective[E]:
         """The functions at the positions `index [M]` of the flattened batch, as a batch of shape `[M]`."""
 
 
@@ -148,7 +148,10 @@ def minimise(
                 limit,
                 compact_above,
             )
-        trial = torch.where(stopped[..., None], x, x + fraction[..., None] * step)
+        if clean and remaining == stopped.numel():
+            trial = x + step
+        else:
+            trial = torch.where(stopped[..., None], x, x + fraction[..., None] * step)
         at = objective(trial)
         count += 1
         trial_value = _infinite_where_undefined(at.value)

@@ -75,7 +75,12 @@ class Oral(nl.Model):
         return dict(cp=a.central / p.v)
 
 
-def oral_table(n: int, times: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0, 24.0), seed: int = 1, model: nl.Model | None = None) -> pd.DataFrame:
+def oral_table(
+    n: int,
+    times: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0, 24.0),
+    seed: int = 1,
+    model: nl.Model | None = None,
+) -> pd.DataFrame:
     """`n` subjects, dose 100 at 0, simulated from a page (`Oral()` unless given) at its values."""
     rows = []
     for i in range(n):

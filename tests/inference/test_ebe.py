@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from inference.pages import Oral, Theophylline, TheophyllineSd, WangProportional, oral_table, wang_data
+from problems import exact, straight_problem
 
 import nlmegen as nl
-from inference.pages import Oral, Theophylline, TheophyllineSd, WangProportional, oral_table, wang_data
 from nlmegen.errors import Status
 from nlmegen.inference.ebe import Conditional, Terms, find_modes, modes
-from problems import exact, straight_problem
 
 F64 = torch.float64
 
@@ -45,7 +45,9 @@ def test_the_expansion_is_that_of_the_joint(page: type[nl.Model]) -> None:
     problem = nl.Problem(page(), data)
     values = problem.values(problem.start)
     eta = 0.3 * torch.randn(problem.n_subjects, problem.q, dtype=F64)
-    at = Conditional.of(problem, values)(eta)
+    conditional = Conditional.of(problem, values)
+    at = conditional(conditional.whitened(eta))
+    factor = values.factor
 
     def of_one(x: torch.Tensor) -> torch.Tensor:
         return -problem.log_joint(x, values)[3]
@@ -53,8 +55,9 @@ def test_the_expansion_is_that_of_the_joint(page: type[nl.Model]) -> None:
     whole = eta.clone()
     gradient = torch.autograd.functional.jacobian(of_one, whole)[3]
     hessian = torch.autograd.functional.hessian(of_one, whole)[3, :, 3]
-    assert torch.allclose(at.gradient[3], gradient, rtol=1e-9, atol=1e-9)
-    assert torch.allclose(at.hessian[3], hessian, rtol=1e-8, atol=1e-8)
+    assert torch.allclose(at.eta, eta)
+    assert torch.allclose(at.gradient[3], factor.mT @ gradient, rtol=1e-9, atol=1e-9)
+    assert torch.allclose(at.hessian[3], factor.mT @ hessian @ factor, rtol=1e-8, atol=1e-8)
 
 
 def test_the_stand_in_for_the_hessian_is_the_expected_one() -> None:
@@ -64,7 +67,6 @@ def test_the_stand_in_for_the_hessian_is_the_expected_one() -> None:
     at = Conditional.of(problem, values)(eta)
     f = problem.predict(eta, values).f
     generator = torch.Generator().manual_seed(3)
-    total = torch.zeros_like(at.hessian)
     draws = 4000
     problem.y = problem.simulate_dv(f.expand(draws, *f.shape), values, generator)
     total = Conditional.of(problem, values)(eta.expand(draws, *eta.shape)).hessian.mean(0)
@@ -105,7 +107,7 @@ def test_a_large_batch_is_compacted_to_the_same_modes() -> None:
     found = find_modes(conditional, torch.zeros(10, 40, 3, dtype=F64))
     assert bool(found.converged.all())
     alone = torch.stack([modes(problem, problem.values(row))[0] for row in free])
-    assert torch.allclose(found.x, alone, atol=1e-7)
+    assert torch.allclose(found.expansion.eta, alone, atol=1e-7)
     assert float(found.decrement.max()) < 1e-10
 
 
@@ -113,11 +115,12 @@ def test_a_selection_is_the_flattened_batch() -> None:
     problem = theophylline()
     free = problem.start + 0.2 * torch.randn(3, problem.P, dtype=F64)
     conditional = Conditional.of(problem, problem.values(free))
-    eta = 0.2 * torch.randn(3, 12, 3, dtype=F64)
+    z = torch.randn(3, 12, 3, dtype=F64)
     index = torch.tensor([35, 0, 13, 13])
-    part = conditional.select(index)(eta.reshape(-1, 3)[index])
-    whole = conditional(eta)
+    part = conditional.select(index)(z.reshape(-1, 3)[index])
+    whole = conditional(z)
     assert torch.allclose(part.value, whole.value.flatten()[index])
+    assert torch.allclose(part.eta, whole.eta.reshape(-1, 3)[index])
     assert torch.allclose(part.hessian, whole.hessian.reshape(-1, 3, 3)[index])
 
 

@@ -4,9 +4,6 @@ import math
 
 import pytest
 import torch
-from torch import exp
-
-import nlmegen as nl
 from inference.pages import (
     Oral,
     Theophylline,
@@ -17,10 +14,13 @@ from inference.pages import (
     oral_table,
     wang_data,
 )
-from nlmegen.errors import FitError, Status
+from problems import Straight, exact, straight_problem, straight_table
+from torch import exp
+
+import nlmegen as nl
+from nlmegen.errors import DataError, FitError, ModelError, Status
 from nlmegen.inference.estimate import Progress
 from nlmegen.inference.objective import Objective
-from problems import Straight, exact, straight_problem, straight_table
 
 F64 = torch.float64
 
@@ -129,7 +129,9 @@ class Block(nl.Model):
 
     def individual(self, theta, eta, cov):
         return dict(
-            ka=theta.tvka * exp(eta.ka), cl=exp(theta.lcl + eta.cl) * (cov.wt / 70) ** 0.75, v=theta.tvv * (1 + eta.v)
+            ka=theta.tvka * exp(eta.ka),
+            cl=exp(theta.lcl + eta.cl) * (cov.wt / 70) ** 0.75,
+            v=theta.tvv * (1 + eta.v),
         )
 
     def observe(self, t, a, p):
@@ -239,7 +241,9 @@ def test_without_random_effects_it_is_least_squares() -> None:
     residual = (problem.y - problem.predict(torch.zeros(5, 0, dtype=F64), values).f).flatten()
     assert float(values.sigma["cp.sd"]) == pytest.approx(float((residual**2).mean().sqrt()), rel=1e-5)
     assert found.ebe.shape == (5, 0)
-    assert found.log_likelihood == pytest.approx(float(problem.log_likelihood(torch.zeros(5, 0, dtype=F64), values).sum()))
+    assert found.log_likelihood == pytest.approx(
+        float(problem.log_likelihood(torch.zeros(5, 0, dtype=F64), values).sum())
+    )
     assert found.covariance is not None
     assert bool(torch.isfinite(found.covariance).all())
 
@@ -301,6 +305,17 @@ def test_a_variance_of_zero_is_a_boundary_with_finite_answers() -> None:
     assert torch.allclose(kept.diagonal(), without.covariance.diagonal(), rtol=0.02)
 
 
+def test_a_correlation_of_one_is_a_boundary_too() -> None:
+    problem = nl.Problem(Straight(), nl.read_nonmem(straight_table(40, seed=3)))
+    found = nl.FOCEI().estimate(problem)
+    assert found.converged
+    omega = problem.omega(found.free)
+    assert float(omega[0, 1] / (omega[0, 0] * omega[1, 1]).sqrt()) == pytest.approx(1.0, abs=1e-5)
+    assert any("random effect s is a combination of others (correlation 1)" in note for note in found.notes)
+    fitted = nl.Problem(problem.model.with_free(problem.full(found.free)), problem.population)
+    assert found.log_likelihood == pytest.approx(float(exact(fitted).log_likelihood.sum()), abs=1e-8)
+
+
 class WithoutV(Oral):
     """The same page, its random effect on v left out."""
 
@@ -325,6 +340,65 @@ def test_a_subject_without_observations_changes_nothing() -> None:
     assert torch.allclose(found.eta_cov[2], values.omega, rtol=1e-6)
 
 
+def test_a_subject_without_a_dose_is_flagged() -> None:
+    class Baseline(Oral):
+        base = nl.Theta(0.5, lower=0)
+        cp = nl.Additive(0.3)
+
+        def individual(self, theta, eta, cov):
+            return super().individual(theta, eta, cov) | dict(base=theta.base)
+
+        def observe(self, t, a, p):
+            return dict(cp=a.central / p.v + p.base)
+
+    table = oral_table(5, model=Baseline())
+    with pytest.warns(match="without doses"):
+        data = nl.read_nonmem(table[(table.ID != 4) | (table.EVID == 0)])
+    found = nl.FOCEI(evaluate=True).estimate(nl.Problem(Baseline(), data))
+    assert [Status.NO_DOSES in Status(s) for s in found.status.tolist()] == [False, False, False, True, False]
+
+
+class Narrow(Oral):
+    """The clearance is not allowed to be as large as it is."""
+
+    tvcl = nl.Theta(2.0, lower=1.0, upper=2.5)
+
+
+def test_a_theta_at_its_bound_is_a_boundary() -> None:
+    problem = nl.Problem(Narrow(), nl.read_nonmem(oral_table(30)))
+    found = nl.FOCEI().estimate(problem)
+    assert found.converged
+    assert estimates(problem, found)["tvcl"] == pytest.approx(2.5, abs=1e-4)
+    assert any("tvcl is at its bound 2.5" in note for note in found.notes)
+    assert found.covariance is not None
+    at = problem.names.index("tvcl")
+    assert torch.isnan(found.covariance.diagonal()).nonzero().tolist() == [[at]]
+
+
+class Sudden(Oral):
+    """One absorption rate for all."""
+
+    iiv = nl.Omega(cl=0.09, v=0.04)
+
+    def individual(self, theta, eta, cov):
+        return dict(ka=theta.tvka, cl=theta.tvcl * exp(eta.cl), v=theta.tvv * exp(eta.v))
+
+
+def test_a_theta_that_runs_away_is_no_convergence() -> None:
+    truth = Sudden().with_values(theta={"tvka": 80.0})
+    table = oral_table(30, times=(2.0, 4.0, 8.0, 12.0, 24.0), seed=3, model=truth)
+    found = nl.FOCEI().estimate(nl.Problem(Sudden(), nl.read_nonmem(table)))
+    assert not found.converged
+    assert "do not determine tvka" in found.reason
+    assert math.isfinite(found.ofv)
+    assert found.covariance is None
+
+
+def test_too_few_subjects_for_a_sandwich_are_told() -> None:
+    found = nl.FOCEI().estimate(nl.Problem(Oral(), nl.read_nonmem(oral_table(3))))
+    assert any("fewer subjects than parameters" in note for note in found.notes)
+
+
 class Proportional(Theophylline):
     """Proportional error, which has no variance where f = 0."""
 
@@ -332,7 +406,7 @@ class Proportional(Theophylline):
 
 
 def test_proportional_error_at_zero_names_the_records() -> None:
-    with pytest.raises(FitError, match=r"variance is zero at id 1 time 0.*Combined"):
+    with pytest.raises(DataError, match=r"variance is zero at id 1 time 0.*Combined"):
         nl.FOCEI().estimate(theophylline(Proportional))
 
 
@@ -340,7 +414,7 @@ def test_a_prior_is_refused() -> None:
     class WithPrior(Oral):
         tvcl = nl.Theta(3.0, lower=0, prior=(1.0, 0.1))
 
-    with pytest.raises(FitError, match="prior on tvcl"):
+    with pytest.raises(ModelError, match="prior on tvcl"):
         nl.FOCEI().estimate(nl.Problem(WithPrior(), nl.read_nonmem(oral_table(3))))
 
 
@@ -348,7 +422,7 @@ def test_a_start_that_is_not_finite_is_refused() -> None:
     problem = theophylline()
     problem.start = problem.start.clone()
     problem.start[0] = math.nan
-    with pytest.raises(FitError, match="not finite"):
+    with pytest.raises(DataError, match="not finite"):
         nl.FOCEI().estimate(problem)
 
 

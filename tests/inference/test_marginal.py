@@ -4,9 +4,6 @@ import math
 
 import pytest
 import torch
-from torch import exp
-
-import nlmegen as nl
 from inference.pages import (
     Oral,
     Theophylline,
@@ -16,10 +13,13 @@ from inference.pages import (
     oral_table,
     wang_data,
 )
+from problems import exact, straight_problem
+from torch import exp
+
+import nlmegen as nl
 from nlmegen.errors import FitError, Status
 from nlmegen.inference.marginal import Importance, StudentLaplace, importance, quadrature
 from nlmegen.inference.pareto import pareto_shape
-from problems import exact, straight_problem
 
 F64 = torch.float64
 
@@ -62,7 +62,9 @@ def optima() -> list:
 @pytest.mark.parametrize("case", range(3))
 def test_published_maxima(case: int) -> None:
     problem, minus_two_log = optima()[case]
-    assert -2 * quadrature(problem, problem.values(problem.start)).total == pytest.approx(minus_two_log, abs=2e-3)
+    assert -2 * quadrature(problem, problem.values(problem.start)).total == pytest.approx(
+        minus_two_log, abs=2e-3
+    )
 
 
 @pytest.mark.parametrize(("page", "ofv"), [(WangProportional, 39.355), (WangAdditive, -1.990)])
@@ -76,7 +78,9 @@ def test_wang_table(page: type[nl.Model], ofv: float) -> None:
 @pytest.mark.parametrize(("page", "ofv"), [(WangProportional, 39.227), (WangAdditive, -1.936)])
 def test_one_node_is_laplace(page: type[nl.Model], ofv: float) -> None:
     problem = nl.Problem(page(), wang_data())
-    assert problem.ofv(quadrature(problem, problem.values(problem.start), nodes=1).total) == pytest.approx(ofv, abs=6e-4)
+    assert problem.ofv(quadrature(problem, problem.values(problem.start), nodes=1).total) == pytest.approx(
+        ofv, abs=6e-4
+    )
 
 
 @pytest.mark.parametrize("nodes", [1, 2, 5])
@@ -143,11 +147,11 @@ def test_the_bias_correction_removes_the_bias() -> None:
     values = problem.values(problem.start)
     truth = exact(problem).log_likelihood
     laplace = StudentLaplace.at_modes(problem, values)
-    wide = StudentLaplace(laplace.mode, 2.0 * laplace.scale, df=5)
-    runs = [importance(problem, values, wide, k=40, seed=s) for s in range(400)]
+    wide = StudentLaplace(laplace.mode, 3.0 * laplace.scale, df=5)
+    runs = [importance(problem, values, wide, k=60, seed=s) for s in range(600)]
     corrected = torch.stack([r.log_likelihood - truth for r in runs])
     raw = torch.stack([r.log_likelihood - r.bias_correction - truth for r in runs])
-    assert float(raw.mean()) < -0.01
+    assert float(raw.mean()) < -0.02
     assert abs(float(corrected.mean())) < 0.35 * abs(float(raw.mean()))
 
 
@@ -187,7 +191,9 @@ def test_chunks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     proposal = StudentLaplace.at_modes(problem, values)
     whole, drawn = quadrature(problem, values, nodes=5), importance(problem, values, proposal, k=200)
     monkeypatch.setattr("nlmegen.inference.marginal.PIECE", 3000)
-    assert torch.allclose(quadrature(problem, values, nodes=5).log_likelihood, whole.log_likelihood, atol=1e-10)
+    assert torch.allclose(
+        quadrature(problem, values, nodes=5).log_likelihood, whole.log_likelihood, atol=1e-10
+    )
     assert importance(problem, values, proposal, k=200).total == pytest.approx(drawn.total, abs=1e-10)
 
 
@@ -226,9 +232,13 @@ def test_more_random_effects_take_fewer_nodes() -> None:
 
 
 class Many(Sixfold):
-    """Twelve random effects: too many for a grid."""
+    """Ten random effects: too many for a grid."""
 
-    more = nl.Omega(g=0.1, h=0.1, i=0.1, j=0.1, k=0.1, l=0.1)
+    more = nl.Omega(g=0.1, h=0.1, i=0.1, j=0.1)
+
+    def individual(self, theta, eta, cov):
+        p = super().individual(theta, eta, cov)
+        return p | dict(x=p["x"] + eta.g + eta.h + eta.i + eta.j)
 
 
 def test_too_many_random_effects_are_refused() -> None:
@@ -252,7 +262,7 @@ class Ring(nl.Model):
     structure = nl.OneCompartment()
 
     def individual(self, theta, eta, cov):
-        return dict(x=theta.level * exp(-eta.x**2), cl=1.0, v=1.0)
+        return dict(x=theta.level * exp(-(eta.x**2)), cl=1.0, v=1.0)
 
     def observe(self, t, a, p):
         return dict(cp=p.x + 0 * t)

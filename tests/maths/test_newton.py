@@ -116,14 +116,20 @@ def test_leaving_the_batch_changes_nothing_but_the_work() -> None:
 def test_a_limit_shortens_steps_along_their_line() -> None:
     target = torch.tensor([[10.0, 10.0]], dtype=F64)
     batch = Batch(parabola, target)
-    first = minimise(batch, torch.zeros(1, 2, dtype=F64), limit=torch.tensor([[0.5, 5.0]], dtype=F64), max_iterations=2)
+    first = minimise(
+        batch, torch.zeros(1, 2, dtype=F64), limit=torch.tensor([[0.5, 5.0]], dtype=F64), max_iterations=2
+    )
     assert first.x.tolist() == [[0.5, 0.5]]
     assert not bool(first.converged)
     assert torch.allclose(minimise(batch, torch.zeros(1, 2, dtype=F64), limit=0.5).x, target)
 
 
 def test_the_iteration_limit_is_a_verdict() -> None:
-    found = minimise(Batch(rosenbrock, torch.tensor([[1.0, 100.0]], dtype=F64)), torch.full((1, 2), -1.2, dtype=F64), max_iterations=3)
+    found = minimise(
+        Batch(rosenbrock, torch.tensor([[1.0, 100.0]], dtype=F64)),
+        torch.full((1, 2), -1.2, dtype=F64),
+        max_iterations=3,
+    )
     assert found.iterations == 3
     assert not bool(found.converged)
 

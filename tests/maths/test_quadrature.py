@@ -15,7 +15,9 @@ def test_moments_up_to_twice_the_nodes_are_exact(n: int) -> None:
     assert float(w.sum()) == pytest.approx(1.0, abs=1e-14)
     for degree in range(min(2 * n, 24)):
         exact = 0.0 if degree % 2 else float(math.prod(range(1, degree, 2)))
-        assert float((w * x**degree).sum()) == pytest.approx(exact, rel=1e-11, abs=1e-9 * max(exact, 1.0) + 1e-12)
+        assert float((w * x**degree).sum()) == pytest.approx(
+            exact, rel=1e-11, abs=1e-9 * max(exact, 1.0) + 1e-12
+        )
 
 
 def test_the_next_even_moment_is_not_exact() -> None:

@@ -1,0 +1,58 @@
+"""Parameters at the edge of what they can be, found before anything is said of standard errors.
+
+On its free scale such a parameter has no optimum: the logarithm of a standard deviation goes to minus infinity, slower
+and slower, and the objective no longer depends on it. A curvature near zero in a logarithm is therefore the sign, and
+the way it went tells a boundary (a variance of 0, a correlation of 1, a theta at its bound) from a parameter that ran
+away because the data do not determine it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..model.problem import Problem
+from .outer import Surface
+from .starts import logarithmic
+
+FLAT = 0.01
+"""Curvature of the objective in a logarithm under which it is flat: an error of a factor e^14."""
+
+
+def runaways(problem: Problem, surface: Surface) -> Tensor:
+    """Thetas that went to infinity, `[P]` bool."""
+    layout = problem.layout
+    kinds = {name: b.kind for name, b in zip(layout.theta_names, layout.bijections, strict=True)}
+    open_end = torch.tensor(
+        [kinds.get(name) in ("lower", "upper") for name in problem.names], dtype=torch.bool
+    )
+    return _flat(problem, surface) & open_end & (surface.free > problem.start)
+
+
+def at_boundary(problem: Problem, surface: Surface) -> Tensor:
+    """Thetas at a bound, standard deviations that are zero, correlations of one, `[P]` bool."""
+    return _flat(problem, surface) & ~runaways(problem, surface)
+
+
+def _flat(problem: Problem, surface: Surface) -> Tensor:
+    flat = logarithmic(problem) & (surface.hessian.diagonal().abs() < FLAT)
+    return flat if surface.exact else torch.zeros_like(flat)
+
+
+def describe(problem: Problem, free: Tensor, held: Tensor) -> list[str]:
+    """One sentence for each parameter `held [P]` at a boundary at `free [P]`."""
+    layout, words = problem.layout, []
+    values = problem.values(free)
+    for name in [name for name, yes in zip(problem.names, held.tolist(), strict=True) if yes]:
+        if name in layout.omega_names:
+            i, _ = layout.positions[layout.omega_names.index(name)]
+            own = float(values.factor[i, i] ** 2 / values.omega[i, i])
+            word = f"{name} is at its boundary 0"
+            if own < 1e-3:
+                word = f"the random effect {problem.eta_names[i]} is a combination of others (correlation 1)"
+        elif name in layout.sigma_names:
+            word = f"the residual error {name} is at its boundary 0"
+        else:
+            word = f"{name} is at its bound {float(values.theta[name]):.6g}"
+        words.append(f"{word}; it has no standard error, and those of the others hold given it")
+    return words
