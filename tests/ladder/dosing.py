@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pandas as pd
 import torch
-from ladder.tools import EXACT, F64, close
-from problems import HISTORIES, LogDose, exact_log_dose, log_dose_frame, log_dose_problem
+from histories import HISTORIES, LogDose, exact_log_dose, log_dose_frame, log_dose_problem
+from ladder.comparisons import EXACT, F64, close
 from torch import exp
 
 import nlmegen as nl
@@ -71,8 +71,12 @@ def table(doses: list[dict[str, float]], n: int = 4) -> pd.DataFrame:
     for i in range(n):
         rows += [{"id": i + 1, "evid": 1, "dv": np.nan, **d} for d in doses]
         for t in (1.0, 3.0, 9.0, 13.0, 25.5, 30.0, 47.0):
-            rows.append({"id": i + 1, "evid": 0, "amt": 0.0, "time": t + 0.1 * i, "dv": rng.lognormal(0.8, 0.4)})
-    frame = pd.DataFrame(rows).sort_values(["id", "time", "evid"], ascending=[True, True, False], kind="stable")
+            rows.append(
+                {"id": i + 1, "evid": 0, "amt": 0.0, "time": t + 0.1 * i, "dv": rng.lognormal(0.8, 0.4)}
+            )
+    frame = pd.DataFrame(rows).sort_values(
+        ["id", "time", "evid"], ascending=[True, True, False], kind="stable"
+    )
     return frame.fillna({"rate": 0.0, "addl": 0.0, "ii": 0.0}) if len(frame.columns) > 5 else frame
 
 
@@ -96,7 +100,8 @@ def short_infusions_become_boluses() -> None:
     """An infusion's OFV tends to the bolus's, at first order in its duration."""
     bolus, _ = evaluated(table([dict(time=0.0, amt=100.0, cmt=2)]))
     off = [
-        evaluated(table([dict(time=0.0, amt=100.0, cmt=2, rate=100.0 / d)]))[0] - bolus for d in (1e-2, 1e-3, 1e-6)
+        evaluated(table([dict(time=0.0, amt=100.0, cmt=2, rate=100.0 / d)]))[0] - bolus
+        for d in (1e-2, 1e-3, 1e-6)
     ]
     assert abs(off[2]) < 1e-5 < abs(off[1]) < abs(off[0])
     close(off[0] / off[1], 10.0, 0.02)
@@ -111,7 +116,11 @@ def doses_superpose() -> None:
         parts = []
         for only in (None, *range(len(history.doses))):
             rows = [
-                {"time": t, "amt": a if only in (None, k) else 0.0, "rate": a / d if d and only in (None, k) else 0.0}
+                {
+                    "time": t,
+                    "amt": a if only in (None, k) else 0.0,
+                    "rate": a / d if d and only in (None, k) else 0.0,
+                }
                 | {"evid": 1 if only in (None, k) else 2, "dv": np.nan, "wt": weights[t]}
                 for k, (t, a, d) in enumerate(history.doses)
             ]

@@ -7,9 +7,11 @@ import math
 import numpy as np
 import pandas as pd
 import torch
+from curves import Oral, simulated
+from ladder.comparisons import F64, close
 from ladder.dosing import Absorbed, table
-from ladder.tools import F64, close
-from problems import Oral, Straight, curve_problem, linear_table, simulated
+from ladder.linear_gaussian import score_of
+from problems import Straight, curve_problem, linear_table
 
 import nlmegen as nl
 from nlmegen.inference.marginal import quadrature
@@ -31,10 +33,16 @@ def contributions(frame: pd.DataFrame, page: type[nl.Model] = Absorbed) -> dict[
     """By patient: objective, scores, modes and the quadrature likelihood, in one row `[number]`."""
     problem = nl.Problem(page(), nl.read_nonmem(frame))
     found = Objective(problem)(problem.start[None], scores=True)
-    assert found.score is not None
     exact = quadrature(problem, problem.values(problem.start), 7)
     rows = torch.cat(
-        (found.objective[0, :, None], found.score[0], found.eta[0], exact.log_likelihood[:, None], exact.mean), -1
+        (
+            found.objective[0, :, None],
+            score_of(found)[0],
+            found.eta[0],
+            exact.log_likelihood[:, None],
+            exact.mean,
+        ),
+        -1,
     )
     return dict(zip(problem.population.ids, rows, strict=True))
 
@@ -68,11 +76,11 @@ def batches_of_parameters_do_not_mix() -> None:
     for k in range(4):
         alone = objective(free[k : k + 1], scores=True)
         close(together.objective[k], alone.objective[0], 1e-9)
-        close(together.score[k], alone.score[0], 1e-8)
+        close(score_of(together)[k], score_of(alone)[0], 1e-8)
     index = torch.tensor([5, 2, 2])
     part = Objective(problem.select(index))(free, scores=True)
     close(part.objective, together.objective[:, index], 1e-9)
-    close(part.score, together.score[:, index], 1e-8)
+    close(score_of(part), score_of(together)[:, index], 1e-8)
 
 
 def units_of_amount() -> None:
@@ -97,7 +105,9 @@ def units_of_time() -> None:
     model = Absorbed()
     slow = model.with_values(theta={k: float(model.theta[k]) / 60 for k in ("tvka", "tvcl")})
     a = nl.FOCEI(evaluate=True).estimate(nl.Problem(model, nl.read_nonmem(frame)))
-    b = nl.FOCEI(evaluate=True).estimate(nl.Problem(slow, nl.read_nonmem(frame.assign(time=frame["time"] * 60))))
+    b = nl.FOCEI(evaluate=True).estimate(
+        nl.Problem(slow, nl.read_nonmem(frame.assign(time=frame["time"] * 60)))
+    )
     close(b.ofv, a.ofv, 1e-9)
     close(b.ebe, a.ebe, 1e-8)
 
@@ -106,7 +116,8 @@ def predictions_are_linear_in_dose() -> None:
     """Twice the dose, twice the prediction and its derivatives."""
     frame = uneven()
     one, two = (
-        nl.Problem(Absorbed(), nl.read_nonmem(frame.assign(amt=factor * frame["amt"]))) for factor in (1.0, 2.0)
+        nl.Problem(Absorbed(), nl.read_nonmem(frame.assign(amt=factor * frame["amt"])))
+        for factor in (1.0, 2.0)
     )
     eta = 0.3 * torch.randn(3, one.n_subjects, 2, generator=torch.Generator().manual_seed(2), dtype=F64)
     a, b = (p.predict(eta, p.values(p.start), 2) for p in (one, two))

@@ -1,8 +1,8 @@
 """Rung 5: patients simulated by numpy from known parameters, refitted; pooled chi-square tests against the truth.
 
-With R replicates of P parameters, twice the gain in log likelihood over the truth, and the Wald distance of the truth in
-the metric of the stated errors, are both chi-square with R P degrees of freedom: too large says biased (or errors
-understated), too small says errors overstated. The samples are rich, so that FOCEI's own bias is far below the noise.
+With R replicates of P parameters, twice the gain in log likelihood over the truth, and the Wald distance of the truth
+in the metric of the stated errors, are both chi-square with R P degrees of freedom: too large says biased (or errors
+understated), too small says errors overstated. Samples are rich, so that FOCEI's own bias is far below the noise.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ class Warfarin(nl.Model):
     def individual(self, theta, eta, cov):
         size = cov.wt / 70
         return dict(
-            ka=theta.tvka * exp(eta.ka), cl=theta.tvcl * size**0.75 * exp(eta.cl), v=theta.tvv * size * exp(eta.v)
+            ka=theta.tvka * exp(eta.ka),
+            cl=theta.tvcl * size**0.75 * exp(eta.cl),
+            v=theta.tvv * size * exp(eta.v),
         )
 
     def observe(self, t, a, p):
@@ -68,7 +70,10 @@ class TwoCompartments(nl.Model):
 
     def individual(self, theta, eta, cov):
         return dict(
-            cl=theta.tvcl * exp(eta.cl), v=theta.tvv * exp(eta.v), q=theta.tvq * exp(eta.q), v2=theta.tvv2 * exp(eta.v2)
+            cl=theta.tvcl * exp(eta.cl),
+            v=theta.tvv * exp(eta.v),
+            q=theta.tvq * exp(eta.q),
+            v2=theta.tvv2 * exp(eta.v2),
         )
 
     def observe(self, t, a, p):
@@ -96,7 +101,9 @@ def records(t: np.ndarray, y: np.ndarray, **covariates: np.ndarray) -> pd.DataFr
     for i, record in enumerate(y):
         extra = {name: values[i] for name, values in covariates.items()}
         rows.append(dict(id=i + 1, time=0.0, amt=100.0, dv=np.nan, evid=1, **extra))
-        rows += [dict(id=i + 1, time=a, amt=0.0, dv=b, evid=0, **extra) for a, b in zip(t, record, strict=True)]
+        rows += [
+            dict(id=i + 1, time=a, amt=0.0, dv=b, evid=0, **extra) for a, b in zip(t, record, strict=True)
+        ]
     return pd.DataFrame(rows)
 
 
@@ -122,7 +129,9 @@ def test_focei_recovers_the_truth(page: type[nl.Model], simulate) -> None:
     for statistic in (gain, wald):
         p = stats.chi2.cdf(statistic, total)
         assert 5e-4 < p < 1 - 5e-4, f"{statistic:.1f} for chi-square with {total} degrees of freedom"
-    assert stats.binomtest(covered, total, 0.9).pvalue > 1e-3, f"{covered} of {total} 90 % intervals hold the truth"
+    assert stats.binomtest(covered, total, 0.9).pvalue > 1e-3, (
+        f"{covered} of {total} 90 % intervals hold the truth"
+    )
 
 
 def test_two_compartment_likelihood_against_a_grid() -> None:
@@ -135,7 +144,9 @@ def test_two_compartment_likelihood_against_a_grid() -> None:
     white = np.stack(np.meshgrid(x, x, x, x, indexing="ij"), -1).reshape(-1, 4)
     omega = np.diag([0.09, 0.06, 0.09, 0.09])
     omega[0, 1] = omega[1, 0] = 0.03
-    cl, v, q, v2 = (np.array([4.0, 20.0, 6.0, 50.0]) * np.exp(white @ np.linalg.cholesky(omega).T)).T[..., None]
+    cl, v, q, v2 = (np.array([4.0, 20.0, 6.0, 50.0]) * np.exp(white @ np.linalg.cholesky(omega).T)).T[
+        ..., None
+    ]
     k10, k12, k21 = cl / v, q / v, q / v2
     root = np.sqrt((k10 + k12 + k21) ** 2 - 4 * k10 * k21)
     a, b = (k10 + k12 + k21 + root) / 2, (k10 + k12 + k21 - root) / 2

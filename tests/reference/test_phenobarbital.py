@@ -1,4 +1,4 @@
-"""Phenobarbital against NONMEM's standard errors, quadrature, and nlme. (OFV and estimates: tests/inference/test_foce.py.)"""
+"""Phenobarbital: NONMEM's standard errors, quadrature, nlme. (OFV and estimates: tests/inference/test_foce.py.)"""
 
 from __future__ import annotations
 
@@ -75,7 +75,8 @@ class LogWeight(nl.Model):
 
     def individual(self, theta, eta, cov):
         return dict(
-            cl=theta.tvcl * exp(theta.pcl * log(cov.wt) + eta.cl), v=theta.tvv * exp(theta.pv * log(cov.wt) + eta.v)
+            cl=theta.tvcl * exp(theta.pcl * log(cov.wt) + eta.cl),
+            v=theta.tvv * exp(theta.pv * log(cov.wt) + eta.v),
         )
 
     def observe(self, t, a, p):
@@ -91,5 +92,7 @@ def test_nlme(data: nl.Population) -> None:
     for name, value in numbers["theta"].items():
         assert float(found.model.theta[name]) == pytest.approx(value, rel=0.02), name
     for k, name in enumerate(found.model.eta_names):
-        assert float(found.model.omega[k, k]) ** 0.5 == pytest.approx(numbers["omega_sd"][name], rel=0.05), name
+        assert float(found.model.omega[k, k]) ** 0.5 == pytest.approx(numbers["omega_sd"][name], rel=0.05), (
+            name
+        )
     assert float(found.model.sigma["cp.additive"]) == pytest.approx(numbers["sigma"], rel=0.02)

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nlmegen.inference.posterior import Approximation, Gaussian
+from nlmegen.inference.families import Gaussian
+from nlmegen.inference.posterior import Approximation
 
 F64 = torch.float64
 EXACT = 1e-8
@@ -28,9 +29,20 @@ def within(error: Any, se: Any, number: float) -> None:
 
 
 def gaussian_q(mean: Tensor, factor: Tensor) -> Approximation:
-    """q = N(mean, factor factor') for every subject, as a fit's encoder would return it."""
+    """q = N(mean, factor factor') for every subject, as a fit's encoder would return it.
+
+    The family's own numbers are not the standard ones: P (w - m) is standard normal with P and m of no special value,
+    and the affine map makes up for it, so that no determinant is 1 by chance.
+    """
     n, q = mean.shape
-    return Approximation(Gaussian(), torch.zeros(n, Gaussian().outputs(q), dtype=F64), mean, factor)
+    inner = torch.full((q,), 0.4, dtype=F64)
+    lower = 0.2 * torch.ones(q * (q - 1) // 2, dtype=F64)
+    raw = torch.cat((inner, torch.linspace(-0.3, 0.5, q, dtype=F64), lower)).expand(n, -1)
+    precision = torch.diag_embed(raw[0, q : 2 * q].exp())
+    if q > 1:
+        precision[tuple(torch.tril_indices(q, q, -1))] = lower
+    scale = factor @ precision
+    return Approximation(Gaussian(), raw, mean - scale @ inner, scale)
 
 
 def shifted(
@@ -43,4 +55,4 @@ def shifted(
 
 def fixed_q(q: Approximation) -> Any:
     """What stands where a fit keeps its encoder, and answers with q."""
-    return SimpleNamespace(approximate=lambda problem, values: q)
+    return SimpleNamespace(approximate=lambda problem, values, widen=1.0: q)

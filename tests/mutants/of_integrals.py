@@ -1,0 +1,193 @@
+"""Errors in the bound, in quadrature, in importance sampling and in the simulated likelihood."""
+
+from __future__ import annotations
+
+from mutants.mutate import Mutant
+
+MUTANTS = (
+    # -- the divergence and the bound ------------------------------------------------------------------------------
+    Mutant(
+        "the KL has the wrong sign",
+        "inference.vem:gaussian_bound",
+        "fit - kl_divergence(",
+        "fit + kl_divergence(",
+        ("variational_em_bound",),
+    ),
+    Mutant(
+        "the KL is halved",
+        "inference.families:kl_divergence",
+        "0.5 * (square - mean.shape[-1]) + log_diagonal(prior_factor) - log_diagonal(factor)",
+        "0.5 * (0.5 * (square - mean.shape[-1]) + log_diagonal(prior_factor) - log_diagonal(factor))",
+        ("variational_em_bound", "divergence_of_the_textbook"),
+    ),
+    Mutant(
+        "the trace of the KL is of the diagonal alone",
+        "inference.families:kl_divergence",
+        "(a * a).sum((-2, -1))",
+        "(a.diagonal(dim1=-2, dim2=-1) ** 2).sum(-1)",
+        ("variational_em_bound", "divergence_of_the_textbook"),
+    ),
+    Mutant(
+        "the KL lacks the log-determinant of q",
+        "inference.families:kl_divergence",
+        " - log_diagonal(factor)",
+        "",
+        ("variational_em_bound", "divergence_of_the_textbook"),
+    ),
+    Mutant(
+        "the cubature points lie too close",
+        "inference.vem:cubature",
+        "math.sqrt(mean.shape[-1])",
+        "1.0",
+        ("variational_em_bound",),
+    ),
+    Mutant(
+        "the E-step forgets the pull of the prior",
+        "inference.vem:expectation_step",
+        " - precision @ at.mean.unsqueeze(-1)",
+        "",
+        ("variational_em_finds_the_posterior",),
+    ),
+    Mutant(
+        "the M-step's Omega lacks the posterior covariances",
+        "inference.vem:_second_moment",
+        "torch.cat([mean.unsqueeze(-1), factor], -1)",
+        "mean.unsqueeze(-1)",
+        ("variational_em_climbs_to_maximum_likelihood",),
+    ),
+    Mutant(
+        "log q forgets the determinant of its scale, in draws",
+        "inference.posterior:Approximation.draw",
+        " - log_diagonal(self.scale)",
+        "",
+        ("bound_at_the_exact_q", "bound_gap_is_the_divergence", "bound_holds_for_wrong_q"),
+    ),
+    Mutant(
+        "log q forgets the determinant of its scale, at given etas",
+        "inference.posterior:Approximation.log_density",
+        " - log_diagonal(self.scale)",
+        "",
+        ("bridge_between_two_bounds", "bridge_from_simulated_truth"),
+    ),
+    Mutant(
+        "the family's density lacks its determinant",
+        "inference.families:Gaussian.log_density",
+        " + log_diagonal(precision)",
+        "",
+        ("bound_at_the_exact_q", "bridge_between_two_bounds"),
+    ),
+    Mutant(
+        "draws are too narrow for their density",
+        "inference.families:Gaussian.draw",
+        "_normals(uniform)",
+        "0.9 * _normals(uniform)",
+        ("bound_gap_is_the_divergence", "bound_is_close_for_a_good_q"),
+    ),
+    Mutant(
+        "weights are not normalised by K",
+        "inference.posterior:Posterior.weigh",
+        "total - math.log(k)",
+        "total",
+        ("bound_at_the_exact_q", "importance_equals_brute_force"),
+    ),
+    Mutant(
+        "the bound is a mean over the first half of the draws only",
+        "inference.ladder:climb",
+        ".mean((0, 1))",
+        ".sort(0).values[len(log_plain) // 2 :].mean((0, 1))",
+        ("bound_gap_is_the_divergence", "bound_holds_for_wrong_q"),
+    ),
+    Mutant(
+        "the ladder's bias correction has the wrong sign",
+        "inference.ladder:climb",
+        "(total + 0.5 * variance)",
+        "(total - 0.5 * variance)",
+        ("ladder_is_unbiased_with_honest_errors",),
+    ),
+    Mutant(
+        "all subjects share one shift of the lattice",
+        "inference.lattice:shifted_lattice",
+        "n_subjects, generator=generator",
+        "1, generator=generator",
+        ("ladder_is_unbiased_with_honest_errors",),
+    ),
+    # -- quadrature and importance sampling ------------------------------------------------------------------------
+    Mutant(
+        "quadrature forgets the volume of its grid",
+        "inference.marginal:_integrate",
+        "total + volume",
+        "total",
+        ("quadrature_with_any_nodes", "quadrature_equals_brute_force"),
+    ),
+    Mutant(
+        "quadrature keeps the weight function of its nodes",
+        "inference.marginal:_integrate",
+        " + 0.5 * (x**2).sum(-1)",
+        "",
+        ("quadrature_with_any_nodes",),
+    ),
+    Mutant(
+        "moments are not centred",
+        "inference.marginal:_moments",
+        "centred = eta - mean",
+        "centred = eta",
+        ("quadrature_with_any_nodes", "quadrature_equals_brute_force"),
+    ),
+    Mutant(
+        "the bias of the log mean weight is corrected the wrong way",
+        "inference.marginal:importance",
+        "total - math.log(k) + bias",
+        "total - math.log(k) - bias",
+        ("importance_bias_is_corrected",),
+    ),
+    Mutant(
+        "the standard error is that of one draw",
+        "inference.marginal:importance",
+        "(variance / k).sqrt()",
+        "variance.sqrt()",
+        ("importance_bias_is_corrected", "importance_by_student_t"),
+    ),
+    Mutant(
+        "the effective sample size is always K",
+        "inference.marginal:importance",
+        "k**2 / (relative**2).sum(0)",
+        "0 * relative.sum(0) + 2 * k",
+        ("importance_from_the_posterior_has_no_error",),
+    ),
+    Mutant(
+        "the Student t lacks its determinant",
+        "inference.marginal:StudentLaplace.sample",
+        " - torch.linalg.slogdet(self.scale)[1]",
+        "",
+        ("importance_by_student_t", "importance_equals_brute_force"),
+    ),
+    # -- the simulated likelihood ----------------------------------------------------------------------------------
+    Mutant(
+        "transport is not counted in the value",
+        "inference.simulated:SimulatedLikelihood.__call__",
+        "self.eta + self._shift(move) if bool(move.any()) else self.eta",
+        "self.eta",
+        ("simulated_value", "simulated_scores"),
+    ),
+    Mutant(
+        "transport is not counted in the scores",
+        "inference.simulated:SimulatedLikelihood._prior_scores",
+        'scores - torch.einsum("gnq,nqp->gnp", mean @ precision, self.moves)',
+        "scores",
+        ("simulated_scores", "simulated_curvature"),
+    ),
+    Mutant(
+        "draws are carried the wrong way",
+        "inference.transport:Chart.transport",
+        "moves[:, k, a] = -1.0",
+        "moves[:, k, a] = 1.0",
+        ("simulated_value", "simulated_scores"),
+    ),
+    Mutant(
+        "draws are not weighted by their density",
+        "inference.simulated:SimulatedLikelihood.__call__",
+        " - self.log_q",
+        "",
+        ("simulated_value",),
+    ),
+)

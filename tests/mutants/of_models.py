@@ -1,0 +1,193 @@
+"""Errors in the joint density, in records, doses and schedules, and in simulation."""
+
+from __future__ import annotations
+
+from mutants.mutate import Mutant
+
+MUTANTS = (
+    # -- the joint density -----------------------------------------------------------------------------------------
+    Mutant(
+        "the data term counts 0.98",
+        "model.problem:Problem.log_likelihood",
+        "-0.5 * (terms * self.mask)",
+        "-0.49 * (terms * self.mask)",
+        ("joint_over_posterior_is_the_likelihood", "quadrature_equals_brute_force", "variational_em_bound"),
+    ),
+    Mutant(
+        "the mask is ignored",
+        "model.problem:Problem.log_likelihood",
+        "(terms * self.mask)",
+        "terms",
+        ("joint_over_posterior_is_the_likelihood", "patients_do_not_see_each_other"),
+    ),
+    Mutant(
+        "padding has the variance of an observation",
+        "model.problem:Problem.variance",
+        "if self.ragged:",
+        "if False:",
+        ("focei_value_and_modes", "patients_do_not_see_each_other"),
+    ),
+    Mutant(
+        "the prior lacks its log-determinant",
+        "model.problem:Problem.log_prior",
+        " - log_det",
+        "",
+        ("joint_over_posterior_is_the_likelihood", "quadrature_equals_brute_force"),
+    ),
+    Mutant(
+        "the prior lacks its constant",
+        "model.problem:Problem.log_prior",
+        " - 0.5 * self.q * LOG_2PI",
+        "",
+        ("joint_over_posterior_is_the_likelihood", "quadrature_with_any_nodes"),
+    ),
+    Mutant(
+        "the prior whitens by the transpose",
+        "model.problem:Problem.log_prior",
+        "solve_triangular(factor, eta.unsqueeze(-1), upper=False)",
+        "solve_triangular(factor.mT, eta.unsqueeze(-1), upper=True)",
+        ("joint_over_posterior_is_the_likelihood", "bound_holds_for_wrong_q"),
+    ),
+    Mutant(
+        "the objective function keeps n log 2 pi",
+        "model.problem:Problem.ofv",
+        " - self.n_gaussian * LOG_2PI",
+        "",
+        ("focei_result", "wang_table"),
+    ),
+    Mutant(
+        "a log-normal observation lacks its Jacobian",
+        "model.endpoints:LogNormal.log_jacobian",
+        "-torch.log(y)",
+        "0 * torch.log(y)",
+        ("likelihood_of_every_history", "log_and_natural_tables_differ_by_the_jacobian"),
+    ),
+    Mutant(
+        "combined error adds SDs where variances were asked for",
+        "model.endpoints:Combined.variance",
+        "a * a + slope * f,",
+        "(a + b * f) ** 2,",
+        ("theophylline_optimum",),
+    ),
+    Mutant(
+        "a silent floor under the residual variance",
+        "model.endpoints:Combined.variance",
+        "a * a + slope * f,",
+        "a * a + slope * f + 1e-4,",
+        ("units_of_amount",),
+    ),
+    # -- records, doses, schedule ----------------------------------------------------------------------------------
+    Mutant(
+        "covariates are carried forward (LOCF) where the next record governs",
+        "data.events:covariate_in_segments",
+        '"nonmem": 1.0',
+        '"nonmem": 0.0',
+        ("predictions_by_superposition", "likelihood_of_every_history"),
+    ),
+    Mutant(
+        "infusions never stop",
+        "data.events:timeline",
+        "kept = ~reset_follows | (stop_time <= ends)",
+        "kept = np.zeros(len(stop_time), dtype=np.bool_)",
+        ("predictions_by_superposition", "short_infusions_become_boluses"),
+    ),
+    Mutant(
+        "one additional dose too few",
+        "data.events:_additional",
+        "np.minimum(records.additional[ordering], room)",
+        "np.minimum(records.additional[ordering] - 1, room)",
+        ("predictions_by_superposition", "additional_doses_equal_written_out_ones"),
+    ),
+    Mutant(
+        "additional doses begin at the dose itself",
+        "data.events:_additional",
+        "np.cumsum(number) - number, number) + 1",
+        "np.cumsum(number) - number, number)",
+        ("additional_doses_equal_written_out_ones",),
+    ),
+    Mutant(
+        "a reset does not empty the system",
+        "structure.schedule:Schedule.build",
+        "torch.where(reset, 0.0, 1.0)",
+        "torch.where(reset, 1.0, 1.0)",
+        ("predictions_by_superposition",),
+    ),
+    Mutant(
+        "a reset leaves infusions running",
+        "structure.schedule:_running",
+        "torch.where(reset, position, -1)",
+        "torch.where(reset & ~reset, position, -1)",
+        ("predictions_by_superposition",),
+    ),
+    Mutant(
+        "doses saturate",
+        "structure.schedule:Schedule.build",
+        "events.amount, 0.0)",
+        "events.amount / (1 + 1e-5 * events.amount), 0.0)",
+        ("predictions_are_linear_in_dose", "predictions_by_superposition"),
+    ),
+    Mutant(
+        "two hours pass at once",
+        "structure.schedule:Schedule.elapsed",
+        ".clamp(min=0.0)",
+        ".clamp(min=2.0)",
+        ("units_of_time", "predictions_by_superposition"),
+    ),
+    Mutant(
+        "infusions are forgotten from segment to segment",
+        "structure.solution:Solution._source",
+        "infused = self._weights(to, before, self._before_share)",
+        "infused = None",
+        ("predictions_by_superposition", "doses_superpose"),
+    ),
+    Mutant(
+        "MDV = 1 is still an observation",
+        "data.records:_observed",
+        "(np.isnan(mdv) | (mdv == 0))",
+        "True",
+        ("observations_left_out",),
+    ),
+    Mutant(
+        "without EVID, a dose is an observation",
+        "data.records:_evid",
+        "np.where(dose, 1, np.where(other, 2, 0))",
+        "np.where(dose & ~dose, 1, np.where(other, 2, 0))",
+        ("naming_and_order_of_columns",),
+    ),
+    Mutant(
+        "every parameter vector takes the Omega of the first",
+        "inference.ebe:Conditional.of",
+        "values.factor",
+        "values.factor[:1].expand_as(values.factor)",
+        ("batches_of_parameters_do_not_mix",),
+    ),
+    # -- simulation ------------------------------------------------------------------------------------------------
+    Mutant(
+        "etas are drawn with Omega in place of its root",
+        "simulate.draws:draw_eta",
+        "@ factor.mT",
+        "@ (factor @ factor.mT)",
+        ("simulated_records_have_the_stated_law",),
+    ),
+    Mutant(
+        "residual errors are drawn with the variance in place of the SD",
+        "model.problem:Problem.simulate_dv",
+        "[0].sqrt()",
+        "[0]",
+        ("simulated_records_have_the_stated_law",),
+    ),
+    Mutant(
+        "simulated patients share their etas",
+        "simulate.draws:draw_eta",
+        "torch.randn(n, factor.shape[-1], dtype=factor.dtype, generator=source)",
+        "torch.randn(1, factor.shape[-1], dtype=factor.dtype, generator=source).expand(n, -1)",
+        ("simulated_records_have_the_stated_law",),
+    ),
+    Mutant(
+        "simulated observations are written to the wrong records",
+        "simulate.trial:_fill",
+        "= dv[seen]",
+        "= dv[seen][::-1]",
+        ("simulated_doses_are_those_of_the_table",),
+    ),
+)
