@@ -8,9 +8,9 @@ import nlmegen as nl
 class Phenobarbital(nl.Model):
     """Phenobarbital in neonates, one compartment, intravenous doses. Time h, amount mg, concentration mg/L.
 
-    59 preterm infants, routine data, 1 to 6 samples (Grasela & Donn 1985, Dev Pharmacol Ther 8:374-383,
-    doi:10.1159/000457062). Clearance and volume in proportion to weight (kg); a volume larger by the fraction `asphyxia`
-    where the five-minute Apgar score is below 5.
+    59 preterm infants, routine data (Grasela & Donn 1985, Dev Pharmacol Ther 8:374-383, doi:10.1159/000457062).
+    Clearance and volume in proportion to weight (kg); a volume larger by the fraction `asphyxia` where the five-minute
+    Apgar score is below 5.
     """
 
     tvcl = nl.Theta(0.005, lower=0, unit="L/h/kg")

@@ -83,13 +83,13 @@ def _exp(x: Taylor) -> Taylor:
 
 @_rule("log")
 def _log(x: Taylor) -> Taylor:
-    r = 1 / x.value
+    r = x.value.reciprocal()
     return unary(x, torch.log(x.value), r, -r * r)
 
 
 @_rule("log1p")
 def _log1p(x: Taylor) -> Taylor:
-    r = 1 / (1 + x.value)
+    r = (1 + x.value).reciprocal()
     return unary(x, torch.log1p(x.value), r, -r * r)
 
 
@@ -144,7 +144,7 @@ def _square(x: Taylor) -> Taylor:
 
 @_rule("reciprocal")
 def _reciprocal(x: Taylor) -> Taylor:
-    r = 1 / x.value
+    r = x.value.reciprocal()
     r2 = r * r
     return unary(x, r, -r2, 2 * r2 * r)
 

@@ -339,12 +339,12 @@ def multiply(a: Any, b: Any) -> Taylor:
 def divide(a: Any, b: Any) -> Taylor:
     """r = a / b: r_i = (a_i - r b_i) / b, r_ij = (a_ij - r b_ij - r_i b_j - r_j b_i) / b."""
     if not isinstance(b, Taylor):
-        return multiply(a, 1 / b)
+        return multiply(a, b.reciprocal() if isinstance(b, Tensor) else 1 / b)
     if not isinstance(a, Taylor):
         r = RULES["reciprocal"](b)
         return r if isinstance(a, (int, float)) and a == 1 else multiply(r, a)
     a, b = _pair(a, b)
-    inverse = 1 / b.value
+    inverse = b.value.reciprocal()  # one operation, where 1 / x is two
     value = a.value * inverse
     jac = (a.jac - value * b.jac) * inverse
     if a.order == 1:

@@ -10,14 +10,14 @@ on arrays with a time axis. Here the derivatives of F in its rates are given, an
     x_i  = c_i F + c r_i F_r
     x_ij = c_ij F + (c r_ij + c_i r_j + c_j r_i) F_r + c r_i r_j F_rr        (and mixed terms of two rates)
 
-collects everything that lacks the time axis before it meets F: about half the operations, a third of the memory traffic.
-Nothing is detached: reverse mode passes through the weights, the rates and the derivatives of F.
+collects everything that lacks the time axis before it meets F. Nothing is detached: reverse mode passes through the
+weights, the rates and the derivatives of F.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -60,14 +60,10 @@ def accumulate(terms: Sequence[Term]) -> Number:
         torch.Size([1, 2])
     """
     order = max(order_of(term.weight, *term.rates) for term in terms)
-    value: Tensor | None = None
-    for term in terms:
+    value = _plain(terms[0])
+    for term in terms[1:]:
         c, f = value_of(term.weight), term.partials[0]
-        if value is None:
-            value = f if c is None else c * f
-        else:
-            value = value + f if c is None else torch.addcmul(value, c, f)
-    assert value is not None
+        value = value + f if c is None else torch.addcmul(value, c, f)
     if order == 0:
         return value
     jac, hess = _Sum(value.shape), _Sum(value.shape)
@@ -75,6 +71,11 @@ def accumulate(terms: Sequence[Term]) -> Number:
         _derivatives(term, value.ndim, order, jac, hess)
     assert jac.total is not None
     return trim(value, jac.total, hess.total, order)
+
+
+def _plain(term: Term) -> Tensor:
+    f = term.partials[0]
+    return f if term.weight is None else cast(Tensor, value_of(term.weight)) * f
 
 
 def trim(value: Tensor, jac: Tensor, hess: Tensor | None, order: int) -> Taylor:
@@ -89,8 +90,8 @@ def trim(value: Tensor, jac: Tensor, hess: Tensor | None, order: int) -> Taylor:
 class _Sum:
     """A running sum of products, added to in place once it has its full shape.
 
-    In place because at this size a new array costs more than the arithmetic; the sum is read by nothing else, and reverse
-    mode keeps the factors only, so it passes.
+    In place because a new array of this size costs more than the arithmetic. Nothing else reads the sum, and
+    reverse mode keeps the factors only.
     """
 
     def __init__(self, shape: torch.Size) -> None:
@@ -109,9 +110,9 @@ class _Sum:
 def _derivatives(term: Term, ndim: int, order: int, jac: _Sum, hess: _Sum) -> None:
     """Add the term's first and second derivatives to the running sums."""
     partials, count = term.partials, len(term.rates)
-    weight = lift(term.weight, ndim) if isinstance(term.weight, Taylor) else term.weight
-    c, c_jac = weight, None
-    if isinstance(weight, Taylor):
+    c, c_jac = cast(Tensor | None, value_of(term.weight)), None
+    if isinstance(term.weight, Taylor):
+        weight = lift(term.weight, ndim)
         c, c_jac = weight.value, weight.jac
         jac.add(c_jac, partials[0])
         if weight.hess is not None:
@@ -145,7 +146,7 @@ def _place(a: int, b: int, count: int) -> int:
 def stack(numbers: Sequence[Number]) -> Number:
     """Numbers of broadcastable shapes along a new leading axis."""
     if not any(isinstance(x, Taylor) for x in numbers):
-        return torch.stack(torch.broadcast_tensors(*[x for x in numbers if isinstance(x, Tensor)]))
+        return _stacked([x for x in numbers if isinstance(x, Tensor)], 0)
     like = next(x for x in numbers if isinstance(x, Taylor))
     ndim = max(x.ndim for x in numbers)
     lifted = [lift(x, ndim) if isinstance(x, Taylor) else x for x in numbers]
@@ -155,14 +156,21 @@ def stack(numbers: Sequence[Number]) -> Number:
     if any(isinstance(x, Taylor) and x.hess is not None for x in lifted):
         zero2 = zero.unsqueeze(0)
         parts = [x.hess if isinstance(x, Taylor) and x.hess is not None else zero2 for x in lifted]
-        hess = torch.stack(torch.broadcast_tensors(*parts), 2)
+        hess = _stacked(parts, 2)
     values = [x.value if isinstance(x, Taylor) else x for x in lifted]
-    return Taylor(
-        torch.stack(torch.broadcast_tensors(*values)),
-        torch.stack(torch.broadcast_tensors(*jacs), 1),
-        hess,
-        like.order,
-    )
+    return Taylor(_stacked(values, 0), _stacked(jacs, 1), hess, like.order)
+
+
+def _stacked(parts: Sequence[Tensor], axis: int) -> Tensor:
+    if all(x.shape == parts[0].shape for x in parts):
+        return torch.stack(list(parts), axis)
+    shape = broadcast(*(x.shape for x in parts))
+    return torch.stack([x.expand(shape) for x in parts], axis)
+
+
+def broadcast(*shapes: Sequence[int]) -> torch.Size:
+    """The shape that arrays of these shapes broadcast to."""
+    return cast(torch.Size, torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
 
 
 def unbind(x: Number, axis: int = 0) -> list[Number]:
@@ -184,7 +192,9 @@ def each(x: Number, rearrange: Callable[[Tensor, int], Tensor]) -> Number:
     if isinstance(x, Tensor):
         return rearrange(x, 0)
     value, jac, hess = x.full()
-    return Taylor(rearrange(value, 0), rearrange(jac, 1), None if hess is None else rearrange(hess, 2), x.order)
+    return Taylor(
+        rearrange(value, 0), rearrange(jac, 1), None if hess is None else rearrange(hess, 2), x.order
+    )
 
 
 def last(x: Number, stop: int) -> Number:
@@ -199,11 +209,11 @@ def last(x: Number, stop: int) -> Number:
 
 
 def take(x: Number, index: Tensor) -> Number:
-    """Entries `index [subject, time]` of the trailing axis, or `x` itself when it is constant there.
+    """Entries of the trailing axis, or `x` itself when it is constant there.
 
     Args:
         x: `[*axes, subject or 1, 1 or event]`.
-        index: which event, `[subject, time]`.
+        index: which events, `[subject, time]`.
     """
     if x.shape[-1] == 1:
         return x

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from nlmegen.errors import ModelError
 from nlmegen.maths.taylor import Number, Taylor, lift, value_of
+from nlmegen.structure.meeting import Mended
 from nlmegen.structure.schedule import Schedule
 from nlmegen.structure.solution import Solution
-from nlmegen.structure.spectrum import Disposition
+from nlmegen.structure.spectrum import Disposition, micro_constants
 
 ABSORPTIONS = (None, "first-order")
 
@@ -72,15 +73,21 @@ class Closed(Structure):
         self.compartments = (*(("depot",) if absorption else ()), "central", *peripheral)
 
     def solve(self, p: Any, schedule: Schedule) -> Mapping[str, Number]:
+        """Amounts by compartment, see `Structure.solve`."""
         values = _parameters([getattr(p, name) for name in self.parameters])
         if all(x.shape[-1] == 1 for x in values):
             schedule = schedule.essential
         by_name = dict(zip(self.parameters, values, strict=True))
         flows = [(by_name[flow], by_name[volume]) for flow, volume in self._pairs]
-        disposition = Disposition(by_name["cl"], by_name["v"], flows)
-        return Solution(self.compartments, disposition, by_name.get("ka"), schedule)
+        disposition, ka = Disposition(micro_constants(by_name["cl"], by_name["v"], flows)), by_name.get("ka")
+        meeting = disposition.meeting
+        if meeting is None:
+            return Solution(self.compartments, disposition, ka, schedule)
+        amounts = Solution(self.compartments, disposition.parted(meeting), ka, schedule)
+        return Mended(amounts, meeting, disposition.matrix(ka), schedule)
 
     def describe(self) -> str:
+        """One line: compartments, absorption, elimination, parameters."""
         absorption = "first-order absorption" if self.absorption else "intravenous doses"
         return f"{self._title}, {absorption}, first-order elimination ({', '.join(self.parameters)})"
 
@@ -137,7 +144,10 @@ class ThreeCompartment(Closed):
 
 def _parameters(values: list[Any]) -> list[Number]:
     """Parameters of one number of dimensions; NaN for a subject (or segment) in which any is not positive."""
-    numbers = [x if isinstance(x, (Tensor, Taylor)) else torch.full((1, 1), float(x), dtype=torch.float64) for x in values]
+    numbers = [
+        x if isinstance(x, (Tensor, Taylor)) else torch.full((1, 1), float(x), dtype=torch.float64)
+        for x in values
+    ]
     ndim = max(x.ndim for x in numbers)
     numbers = [lift(x, ndim) if isinstance(x, Taylor) else x for x in numbers]
     least = cast(Tensor, value_of(numbers[0]))

@@ -2,14 +2,14 @@
 
 Everything is a divided difference of the exponential function in the rate, exp(-r t):
 
-    decay             P(r; t)    = exp(-r t)
-    decay_integral    I(r; t)    = (1 - exp(-r t)) / r               the integral of P from 0 to t
-    bateman           B(a, b; t) = (exp(-a t) - exp(-b t)) / (b - a)   the convolution of two decays
-    bateman_integral  J(a, b; t) = (I(a; t) - B(a, b; t)) / b          the integral of B from 0 to t
+    decay                P(r; t)    = exp(-r t)
+    decay_integral       I(r; t)    = (1 - exp(-r t)) / r                the integral of P from 0 to t
+    bateman              B(a, b; t) = (exp(-a t) - exp(-b t)) / (b - a)    the convolution of two decays
+    absorption           b B(a, b; t)                                    what has come through a first-order process
+    absorption_integral  I(a; t) - B(a, b; t)                            the integral of that from 0 to t
 
 The quotients are smooth where their denominators vanish, the formulas are not: near r t = 0 and near a = b series take
-over, chosen so that values and derivatives keep their digits on both sides. Chosen by what cancels, they hold at order 2
-and under one more differentiation by reverse mode.
+over, so that values and derivatives keep their digits, at order 2 and under one more differentiation by reverse mode.
 
 All functions take rates `[*axes, subject, 1 or time]` and times `[subject, time]` (>= 0) as plain tensors, and return
 the value followed by the derivatives in the rates up to `order` (0, 1 or 2), as `Term.partials` wants them.
@@ -26,6 +26,7 @@ from torch import Tensor
 # Two rates are near when they differ by less than this share. The quotient loses the square, third and fourth power of
 # 1/NEAR in value, second derivative and its gradient: 1e-10 at worst. The series loses nothing up to |b - a| t = 5.
 NEAR = 0.05
+EARLY = 0.25
 _TERMS = 11
 _COEFFICIENTS = [1 / math.factorial(2 * j + 1) for j in range(_TERMS)]
 # 1 / (k! (k + 3)), the coefficients of the series of d2/dx2 of (1 - exp(-x)) / x
@@ -91,7 +92,13 @@ def decay_integral(rate: Tensor, time: Tensor, order: int = 0) -> list[Tensor]:
 
 
 def bateman(
-    a: Tensor, b: Tensor, time: Tensor, at_a: Sequence[Tensor], at_b: Sequence[Tensor], order: int = 0
+    a: Tensor,
+    b: Tensor,
+    time: Tensor,
+    at_a: Sequence[Tensor],
+    at_b: Sequence[Tensor],
+    order: int = 0,
+    early: bool = False,
 ) -> list[Tensor]:
     """B = (exp(-a t) - exp(-b t)) / (b - a), t exp(-a t) at a = b, and its derivatives in a and b.
 
@@ -106,27 +113,33 @@ def bateman(
         time: t, `[subject, time]`.
         at_a, at_b: the decays at these rates, with derivatives to the same order.
         order: how many derivatives.
+        early: whether B must keep its digits against t, where it starts, and not only against its peak.
     """
     gap = b - a
-    share = (gap / b).abs()
-    apart = share.numel() > 0 and float(share.detach().amin()) >= NEAR
-    inverse = 1 / (gap if apart else torch.where(share < NEAR, 1.0, gap))
+    near = (gap / b).abs() < NEAR
+    if early:
+        near = near | (gap.abs() * time < EARLY)
+    apart = not bool(near.any())
+    inverse = (gap if apart else torch.where(near, 1.0, gap)).reciprocal()
     out = [(at_a[0] - at_b[0]) * inverse]
     if order > 0:
+        opposite = -inverse
         out.append((at_a[1] + out[0]) * inverse)
-        out.append((at_b[1] + out[0]) * -inverse)
+        out.append((at_b[1] + out[0]) * opposite)
     if order > 1:
         out.append(torch.add(at_a[2], out[1], alpha=2) * inverse)
         out.append((out[2] - out[1]) * inverse)
-        out.append(torch.add(at_b[2], out[2], alpha=2) * -inverse)
-    return out if apart else _mend(out, share < NEAR, a, b, time)
+        out.append(torch.add(at_b[2], out[2], alpha=2) * opposite)
+    return out if apart else _mend(out, near, a, b, time)
 
 
 def _mend(out: list[Tensor], near: Tensor, a: Tensor, b: Tensor, time: Tensor) -> list[Tensor]:
-    """Replace the entries where `near` by those of the series, computed for these entries alone."""
+    """Replace the entries where `near` by those of the series, computed for these alone."""
     shape = out[0].shape
-    where = near.expand(shape)
-    series = _series(a.expand(shape)[where], b.expand(shape)[where], time.expand(shape)[where], len(out))
+    constant = near.shape[-1] == 1  # then whole rows are replaced
+    where = near[..., 0].expand(shape[:-1]) if constant else near.expand(shape)
+    width = shape[:-1] + (1,) if constant else shape
+    series = _series(a.expand(width)[where], b.expand(width)[where], time.expand(shape)[where], len(out))
     return [old.index_put((where,), new) for old, new in zip(out, series, strict=True)]
 
 
@@ -155,25 +168,26 @@ def _series(a: Tensor, b: Tensor, time: Tensor, count: int) -> list[Tensor]:
     return [*out, 0.25 * (mm - 2 * mh + hh), 0.25 * (mm - hh), 0.25 * (mm + 2 * mh + hh)]
 
 
-def bateman_integral(b: Tensor, integral: Sequence[Tensor], quotient: Sequence[Tensor], order: int = 0) -> list[Tensor]:
-    """J = (I(a) - B(a, b)) / b and its derivatives in a and b.
+def absorption(b: Tensor, quotient: Sequence[Tensor]) -> list[Tensor]:
+    """b B(a, b; t) and its derivatives in a and b, from those of B."""
+    out = [b * quotient[0]]
+    if len(quotient) > 1:
+        out += [b * quotient[1], torch.addcmul(quotient[0], b, quotient[2])]
+    if len(quotient) > 3:
+        out += [b * quotient[3], torch.addcmul(quotient[1], b, quotient[4])]
+        out.append(torch.add(b * quotient[5], quotient[2], alpha=2))
+    return out
 
-    From B' = P(a) - b B. At small b t the difference keeps its digits on the scale of t, which is the scale of what an
-    infusion has brought: the amount that has not yet left the first compartment.
 
-    Args:
-        b: the rate `[*axes, subject, 1 or time]`.
-        integral: the decay integral at a, with derivatives to the same order.
-        quotient: B, with derivatives to the same order.
-        order: how many derivatives.
+def absorption_integral(integral: Sequence[Tensor], quotient: Sequence[Tensor]) -> list[Tensor]:
+    """I(a; t) - B(a, b; t), the integral of b B, and its derivatives in a and b, from those of I and B.
+
+    From B' = P(a) - b B. What has come through is the difference of what has been given and what still waits: early on
+    it is small against both, and keeps its digits on the scale of what has been given if B keeps them (`early`).
     """
-    inverse = 1 / b
-    out = [(integral[0] - quotient[0]) * inverse]
-    if order > 0:
-        out.append((integral[1] - quotient[1]) * inverse)
-        out.append((quotient[2] + out[0]) * -inverse)
-    if order > 1:
-        out.append((integral[2] - quotient[3]) * inverse)
-        out.append((quotient[4] + out[1]) * -inverse)
-        out.append(torch.add(quotient[5], out[2], alpha=2) * -inverse)
+    out = [integral[0] - quotient[0]]
+    if len(quotient) > 1:
+        out += [integral[1] - quotient[1], -quotient[2]]
+    if len(quotient) > 3:
+        out += [integral[2] - quotient[3], -quotient[4], -quotient[5]]
     return out

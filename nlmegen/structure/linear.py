@@ -1,7 +1,7 @@
 """Any linear compartmental system by the matrix exponential, on tensors and on Taylor numbers.
 
-Amounts obey dx/dt = A x + r with A_ij >= 0 off the diagonal. With mu at least every outflow rate the matrix A + mu is not
-negative anywhere, so in
+Amounts obey dx/dt = A x + r with A_ij >= 0 off the diagonal. With mu at least every outflow rate the matrix A + mu is
+nowhere negative, so in
 
     exp(A t) = [exp(-mu t / 2^s) sum_k ((A + mu) t / 2^s)^k / k!]^(2^s)
 
@@ -70,13 +70,17 @@ def exponential(a: Number) -> Number:
     # a constant shift and a constant scale: the identity holds for any, so they need no derivatives
     mu = -value.diagonal(dim1=-2, dim2=-1).amin(-1).clamp(max=0.0)[..., None, None]
     unit = torch.eye(value.shape[-1], dtype=value.dtype, device=value.device)
-    norm = float(torch.nan_to_num(value + mu * unit, nan=0.0, posinf=0.0).sum(-2).amax()) if value.numel() else 0.0
+    norm = (
+        float(torch.nan_to_num(value + mu * unit, nan=0.0, posinf=0.0).sum(-2).amax())
+        if value.numel()
+        else 0.0
+    )
     halvings = max(0, math.ceil(math.log2(norm / _NORM))) if norm > 0 else 0
     scaled = (a + mu * unit) * 0.5**halvings
-    total = cast(Number, unit + scaled * (1 / _TERMS))
+    total = unit + scaled * (1 / _TERMS)
     for k in range(_TERMS - 1, 0, -1):
-        total = cast(Number, unit + product(scaled, total) * (1 / k))
-    result = cast(Number, total * torch.exp(-mu * 0.5**halvings))
+        total = unit + product(scaled, total) * (1 / k)
+    result = total * torch.exp(-mu * 0.5**halvings)
     for _ in range(halvings):
         result = product(result, result)
     return result
@@ -102,13 +106,14 @@ def linear_amounts(matrix: Number, schedule: Schedule) -> Number:
         content = rates.amax((0, -1)).clamp(min=1.0)[:, None] / outflow
         matrix = _fed(matrix, rates / content)
         bolus.append(torch.cat((content, zero[:, 1:]), -1))
-    state: Number = torch.stack(bolus)
+    given = torch.stack(bolus)
+    state: Number = given
     if not schedule.single:
         carried = _over(last(matrix, schedule.spans.shape[-1]), schedule.spans)
         keep = schedule.keep[:, 1:].expand(len(bolus), 1, *schedule.spans.shape)
         if len(bolus) > count:
             keep = torch.cat((keep[:-1], torch.ones_like(keep[-1:])))
-        state = matrix_recurrence(carried * keep, state[..., 1:], state[..., :1])
+        state = matrix_recurrence(carried * keep, given[..., 1:], given[..., :1])
     state = take(state, schedule.segment)
     moved = _over(take(matrix, schedule.segment), schedule.elapsed)
     column = each(state, lambda x, lead: x.movedim(lead, -1).unsqueeze(-1))
@@ -131,4 +136,4 @@ def _fed(matrix: Number, column: Tensor) -> Number:
         return x.expand(x.shape[:-1] + (events,))
 
     extra = torch.nn.functional.pad(column.unsqueeze(1), (0, 0, 0, 0, count, 0, 0, 1))
-    return cast(Number, each(matrix, widened) + extra)
+    return each(matrix, widened) + extra

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from nlmegen.maths.taylor import Number, Taylor, lift, value_of
-from nlmegen.structure.chain import order_of, trim
+from nlmegen.structure.chain import broadcast, order_of, trim
 
 
 def scalar_recurrence(m: Number, g: Number | None, first: Tensor) -> Number:
@@ -45,7 +45,7 @@ def scalar_recurrence(m: Number, g: Number | None, first: Tensor) -> Number:
     while 1 << len(levels) <= factor.shape[-1]:
         step, shift = levels[-1], 1 << (len(levels) - 1)
         levels.append(step[..., shift:] * step[..., :-shift])
-    shape = torch.broadcast_shapes(factor.shape, first.shape[:-1] + (1,), () if source is None else source.shape)
+    shape = broadcast(factor.shape, first.shape, () if source is None else source.shape)
     inputs = factor.new_zeros(()).expand(shape) if source is None else source.expand(shape)
     x = _double(levels, torch.cat((first.expand(shape[:-1] + (1,)), inputs), -1))
     return _differentiate(m, g, x, _Scalar(levels))
@@ -70,9 +70,11 @@ def matrix_recurrence(m: Number, g: Number, first: Tensor) -> Number:
         x_0, ..., x_{E-1} `[compartment, *axes, subject, event]`.
     """
     shape = value_of(m).shape[1:]
-    start = first.reshape(first.shape[:1] + (1,) * (len(shape) - 3) + first.shape[1:]).expand(shape[:-1] + (1,))
-    solver = _Matrix(value_of(m), start)
-    x = solver.solve(value_of(g).expand(shape), first=True)
+    start = first.reshape(first.shape[:1] + (1,) * (len(shape) - 3) + first.shape[1:]).expand(
+        shape[:-1] + (1,)
+    )
+    solver = _Matrix(value_of(m))
+    x = solver.solve(value_of(g).expand(shape), start.squeeze(-1))
     return _differentiate(m, g, x, solver)
 
 
@@ -96,28 +98,25 @@ class _Scalar:
 class _Matrix:
     """Steps of the value's recurrence, with the matrices laid out once."""
 
-    def __init__(self, m: Tensor, start: Tensor) -> None:
+    def __init__(self, m: Tensor) -> None:
         self.axes = m.shape[2:-1]
         n = m.shape[0]
         # [event - 1, batch, compartment, compartment]: one step reads one contiguous block
         self.steps = m.movedim((0, 1), (-2, -1)).movedim(-3, 0).reshape(m.shape[-1], -1, n, n).unbind(0)
-        self.start = start
 
     def product(self, m: Tensor, x: Tensor) -> Tensor:
         column = -(len(self.axes) + 2)  # the summed compartment; subjects, events and draws follow it
         return (m * x.unsqueeze(column - 1)).sum(column)
 
-    def solve(self, g: Tensor, first: bool = False) -> Tensor:
+    def solve(self, g: Tensor, start: Tensor | None = None) -> Tensor:
         lead = g.ndim - len(self.axes) - 2
         n, directions = g.shape[lead], g.shape[:lead]
         columns = math.prod(directions)
         # [event - 1, batch, compartment, direction]
         inputs = g.reshape((columns,) + g.shape[lead:]).movedim((1, 0), (-2, -1)).movedim(-3, 0)
         inputs = inputs.reshape(inputs.shape[0], -1, n, columns)
-        if first:
-            x = self.start.movedim(0, -1).reshape(-1, n, 1)
-        else:
-            x = inputs.new_zeros(()).expand(inputs.shape[1:])
+        zero = inputs.new_zeros(()).expand(inputs.shape[1:])
+        x = zero if start is None else start.movedim(0, -1).reshape(-1, n, 1)
         out = [x]
         for step, source in zip(self.steps, inputs.unbind(0), strict=True):
             x = torch.baddbmm(source, step, x)

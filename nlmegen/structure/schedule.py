@@ -122,7 +122,9 @@ class Schedule:
     @cached_property
     def observed_rate(self) -> tuple[Tensor | None, ...]:
         """For each compartment the infusion rate running at each observation `[subject, time]`, or None."""
-        return tuple(None if r is None else r if self.single else r.gather(-1, self.segment) for r in self.rate)
+        return tuple(
+            None if r is None else r if self.single else r.gather(-1, self.segment) for r in self.rate
+        )
 
     @cached_property
     def essential(self) -> Schedule:
@@ -141,7 +143,9 @@ class Schedule:
             start=start,
             length=torch.diff(start, dim=-1, append=start[:, -1:]).clamp(min=0.0),
             keep=torch.where(padding, 1.0, self.keep.gather(-1, pick)),
-            bolus=tuple(None if b is None else torch.where(padding, 0.0, b.gather(-1, pick)) for b in self.bolus),
+            bolus=tuple(
+                None if b is None else torch.where(padding, 0.0, b.gather(-1, pick)) for b in self.bolus
+            ),
             rate=tuple(None if r is None else r.gather(-1, pick) for r in self.rate),
             segment=torch.cumsum(self.boundary.to(torch.int64), -1).gather(-1, self.segment) - 1,
             boundary=~padding,
@@ -179,7 +183,8 @@ def _position(label: str | int, compartments: Sequence[str]) -> int:
             return max(label - 1, 0)
         legal = ", ".join(f"{k} = {name}" for k, name in enumerate(compartments, 1))
         raise DataError(
-            f"expected a compartment of the model, got CMT {label}; the model has {legal} (0 is the first)", column="cmt"
+            f"expected a compartment of the model, got CMT {label}; the model has {legal} (0 is the first)",
+            column="cmt",
         )
     if label in compartments:
         return list(compartments).index(label)

@@ -1,11 +1,12 @@
-"""Amounts in the compartments of a linear system under a schedule: the state from event to event, then every observation.
+"""Amounts in the compartments of a linear system: the state from event to event, then every observation.
 
 With the modes of disposition (`spectrum`) and the time courses (`divided`), the amount in compartment i at time t after
 an event, from the amounts x_j at the event, the depot's amount d and the running infusion rates R, is
 
-    x_i(t) = sum_m [ c_im P(l_m; t) + ka r_i1m d B(l_m, ka; t) + (sum_j r_ijm R_j) I(l_m; t) + ka r_i1m R_d J(l_m, ka; t) ]
+    x_i(t) = sum_m [ sum_j r_ijm x_j  P(l_m; t) + r_i1m d    ka B(l_m, ka; t)
+                   + sum_j r_ijm R_j  I(l_m; t) + r_i1m R_d  (I(l_m; t) - B(l_m, ka; t)) ].
 
-with c_im = sum_j r_ijm x_j. Terms that are zero by structure (no infusion, an empty compartment, no depot) are left out;
+Terms that are zero by structure (no infusion, an empty compartment, no depot) are left out;
 with a single segment the state at its start is the dose itself, and no recurrence is needed.
 """
 
@@ -18,88 +19,12 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from nlmegen.maths.taylor import Number, Taylor, value_of
-from nlmegen.structure import divided
-from nlmegen.structure.chain import Term, accumulate, each, last, order_of, stack, take, unbind
-from nlmegen.structure.linear import linear_amounts
+from nlmegen.maths.taylor import Number
+from nlmegen.structure.chain import Term, accumulate, last, stack, take, unbind
+from nlmegen.structure.courses import Courses
 from nlmegen.structure.recurrence import matrix_recurrence, scalar_recurrence
 from nlmegen.structure.schedule import Schedule
 from nlmegen.structure.spectrum import Disposition
-
-class _Courses:
-    """Time courses of all modes at given times, each computed when first asked for.
-
-    Args:
-        rates: the modes' rates, along a leading axis when there are several.
-        several: whether there are.
-        absorption: the absorption rate constant, or None.
-        time: times `[subject, time]`.
-    """
-
-    def __init__(self, rates: Number, several: bool, absorption: Number | None, time: Tensor) -> None:
-        self.stacked, self.several, self.absorption, self.time = rates, several, absorption, time
-        self.rates = unbind(rates) if several else [rates]
-
-        self.order = order_of(rates, absorption)
-
-    def _modes(self, parts: Sequence[Tensor]) -> Sequence[Sequence[Tensor]]:
-        if not self.several:
-            return [parts]
-        return list(zip(*(part.unbind(0) for part in parts), strict=True))
-
-    @cached_property
-    def _decay(self) -> list[Tensor]:
-        return divided.decay(value_of(self.stacked), self.time, self.order)
-
-    @cached_property
-    def _integral(self) -> list[Tensor]:
-        return divided.decay_integral(value_of(self.stacked), self.time, self.order)
-
-    @cached_property
-    def _bateman(self) -> list[Tensor]:
-        a, b = value_of(self.stacked), value_of(self.absorption)
-        return divided.bateman(a, b, self.time, self._decay, self._emptying, self.order)
-
-    @cached_property
-    def _emptying(self) -> list[Tensor]:
-        return divided.decay(value_of(self.absorption), self.time, self.order)
-
-    @cached_property
-    def decay(self) -> Sequence[Sequence[Tensor]]:
-        return self._modes(self._decay)
-
-    @cached_property
-    def decay_integral(self) -> Sequence[Sequence[Tensor]]:
-        return self._modes(self._integral)
-
-    @cached_property
-    def bateman(self) -> Sequence[Sequence[Tensor]]:
-        return self._modes(self._bateman)
-
-    @cached_property
-    def bateman_integral(self) -> Sequence[Sequence[Tensor]]:
-        b = value_of(self.absorption)
-        return self._modes(divided.bateman_integral(b, self._integral, self._bateman, self.order))
-
-    def depot(self, amount: Number | None, rate: Number | None) -> list[Term]:
-        """The depot itself, from its amount and the rate of an infusion into it."""
-        assert self.absorption is not None
-        terms = []
-        if amount is not None:
-            terms.append(Term(amount, (self.absorption,), self._emptying))
-        if rate is not None:
-            parts = divided.decay_integral(value_of(self.absorption), self.time, self.order)
-            terms.append(Term(rate, (self.absorption,), parts))
-        return terms
-
-    def single(self, weights: Sequence[Number | None], parts: Sequence[Sequence[Tensor]]) -> list[Term]:
-        """One term a mode, for courses of one rate."""
-        return [Term(w, (r,), f) for w, r, f in zip(weights, self.rates, parts, strict=True)]
-
-    def pair(self, weights: Sequence[Number], parts: Sequence[Sequence[Tensor]]) -> list[Term]:
-        """One term a mode, for courses of a mode's rate and the absorption's."""
-        assert self.absorption is not None
-        return [Term(w, (r, self.absorption), f) for w, r, f in zip(weights, self.rates, parts, strict=True)]
 
 
 class Solution(Mapping[str, Number]):
@@ -113,7 +38,11 @@ class Solution(Mapping[str, Number]):
     """
 
     def __init__(
-        self, compartments: tuple[str, ...], disposition: Disposition, absorption: Number | None, schedule: Schedule
+        self,
+        compartments: tuple[str, ...],
+        disposition: Disposition,
+        absorption: Number | None,
+        schedule: Schedule,
     ) -> None:
         self.compartments, self.disposition = compartments, disposition
         self.absorption, self.schedule = absorption, schedule
@@ -122,13 +51,15 @@ class Solution(Mapping[str, Number]):
 
     def __getitem__(self, name: str) -> Number:
         if name not in self._amounts:
-            place = self.compartments.index(name) if name in self.compartments else -1
-            if place < 0:
+            if name not in self.compartments:
                 raise KeyError(name)
+            place = self.compartments.index(name)
             terms = self._depot_terms() if place < self._offset else self._terms(place - self._offset)
-            amount = accumulate(terms) if terms else torch.zeros_like(self.schedule.elapsed)
-            self._amounts[name] = amount if self._mended is None else self._replace(amount, place)
+            self._amounts[name] = accumulate(terms) if terms else torch.zeros_like(self.schedule.elapsed)
         return self._amounts[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.compartments  # without computing it
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.compartments)
@@ -136,53 +67,16 @@ class Solution(Mapping[str, Number]):
     def __len__(self) -> int:
         return len(self.compartments)
 
-    @cached_property
-    def _mended(self) -> Number | None:
-        """Amounts `[compartment, row, time]` of the rows in which modes meet, by the matrix exponential."""
-        meeting = self.disposition.meeting
-        if meeting is None:
-            return None
-        rows = self._rows
-        matrix = each(
-            self.disposition.matrix(self.absorption),
-            lambda x, lead: x.expand(x.shape[: lead + 2] + rows.shape + x.shape[-1:])[
-                (slice(None),) * (lead + 2) + (rows,)
-            ],
-        )
-        return linear_amounts(matrix, self.schedule.select(rows.nonzero()[:, -1]))
-
-    @cached_property
-    def _rows(self) -> Tensor:
-        """Where modes meet `[*draw, subject]`."""
-        meeting = self.disposition.meeting
-        assert meeting is not None
-        return meeting.expand(meeting.shape[:-1] + (self.schedule.n_subjects,))
-
-    def _replace(self, amount: Number, place: int) -> Number:
-        """The amount with the rows in which modes meet taken from the matrix exponential."""
-        rows, mended = self._rows, each(cast(Number, self._mended), lambda x, lead: x.select(lead, place))
-        value = cast(Tensor, value_of(amount))
-        shape = torch.broadcast_shapes(value.shape, rows.shape + (1,))
-
-        def put(old: Tensor, new: Tensor, lead: int) -> Tensor:
-            old = old.expand(old.shape[:lead] + shape)
-            return old.movedim(tuple(range(lead)), tuple(range(-lead, 0))).index_put(
-                (rows,), new.movedim(tuple(range(lead)), tuple(range(-lead, 0)))
-            ).movedim(tuple(range(-lead, 0)), tuple(range(lead)))
-
-        if not isinstance(amount, Taylor) or not isinstance(mended, Taylor):
-            return put(value, cast(Tensor, value_of(mended)), 0)
-        hess = put(amount.dense_hess(), mended.dense_hess(), 2) if amount.order == 2 else None
-        return Taylor(put(value, mended.value, 0), put(amount.jac, mended.jac, 1), hess, amount.order)
-
     # -- at the observations ----------------------------------------------------------------------------------------
     def _observe(self, x: Number) -> Number:
         return take(x, self.schedule.segment)
 
     @cached_property
-    def _observed(self) -> _Courses:
+    def _observed(self) -> Courses:
         ka = None if self.absorption is None else self._observe(self.absorption)
-        return _Courses(self._observe(self.disposition.rates), self.disposition.n > 1, ka, self.schedule.elapsed)
+        return Courses(
+            self._observe(self.disposition.rates), self.disposition.n > 1, ka, self.schedule.elapsed
+        )
 
     def _depot_terms(self) -> list[Term]:
         amount = self._depot
@@ -203,10 +97,10 @@ class Solution(Mapping[str, Number]):
             return terms
         if self._depot is not None:
             given = self._through_depot(to, self._depot)
-            terms += at.pair([self._observe(c) for c in given], at.bateman)
+            terms += at.pair([self._observe(c) for c in given], at.absorption)
         rate = schedule.observed_rate[0]
         if rate is not None:
-            terms += at.pair(self._through_depot(to, rate, self._observe), at.bateman_integral)
+            terms += at.pair(self._through_depot(to, rate, self._observe), at.absorption_integral)
         return terms
 
     def _weights(
@@ -230,18 +124,16 @@ class Solution(Mapping[str, Number]):
     def _through_depot(
         self, to: int, amount: Number, where: Callable[[Number], Number] = lambda x: x
     ) -> list[Number]:
-        """ka r_i1m d for each mode m."""
-        assert self.absorption is not None
-        absorbed = where(self.absorption) * amount
+        """r_i1m d for each mode m."""
         share = self.disposition.response(to, 0)
-        return [absorbed] if share is None else unbind(where(share) * absorbed)
+        return [amount] if share is None else unbind(where(share) * amount)
 
     # -- from event to event ----------------------------------------------------------------------------------------
     @cached_property
-    def _carried(self) -> _Courses:
+    def _carried(self) -> Courses:
         count = self.schedule.spans.shape[-1]
         ka = None if self.absorption is None else last(self.absorption, count)
-        return _Courses(last(self.disposition.rates, count), self.disposition.n > 1, ka, self.schedule.spans)
+        return Courses(last(self.disposition.rates, count), self.disposition.n > 1, ka, self.schedule.spans)
 
     def _before(self, x: Number) -> Number:
         """Values in the segments that end at an event, 0 where the event empties the system."""
@@ -279,7 +171,9 @@ class Solution(Mapping[str, Number]):
         inputs = [_plus(source, _later(b)) for source, b in zip(sources, bolus, strict=True)]
         starts = [_first(b, schedule) for b in bolus]
         if n == 1:
-            factor = accumulate(self._carried.single([self._kept if schedule.resets else None], self._carried.decay))
+            factor = accumulate(
+                self._carried.single([self._kept if schedule.resets else None], self._carried.decay)
+            )
             return [scalar_recurrence(factor, inputs[0], starts[0])]
         zero = torch.zeros_like(schedule.spans[:, :1])
         filled = stack([zero if x is None else x for x in inputs])
@@ -295,11 +189,11 @@ class Solution(Mapping[str, Number]):
             terms += at.single(infused, at.decay_integral)
         if depot is not None:
             given = self._through_depot(to, self._before(depot), self._before_share)
-            terms += at.pair(given, at.bateman)
+            terms += at.pair(given, at.absorption)
         through = None if self.absorption is None else self.schedule.rate[0]
         if through is not None:
             given = self._through_depot(to, self._before(through), self._before_share)
-            terms += at.pair(given, at.bateman_integral)
+            terms += at.pair(given, at.absorption_integral)
         return accumulate(terms) if terms else None
 
     def _before_share(self, x: Number) -> Number:
@@ -308,7 +202,9 @@ class Solution(Mapping[str, Number]):
     def _transfer(self) -> Number:
         """exp(A length) of every segment but the last `[compartment, compartment, *draw, subject, event - 1]`."""
         n = self.disposition.n
-        shares = stack([stack([cast(Number, self.disposition.response(i, j)) for j in range(n)]) for i in range(n)])
+        shares = stack(
+            [stack([cast(Number, self.disposition.response(i, j)) for j in range(n)]) for i in range(n)]
+        )
         shares = self._before(shares) if self.schedule.resets else self._before_share(shares)
         return accumulate(self._carried.single(unbind(shares, 2), self._carried.decay))
 

@@ -21,7 +21,6 @@ J. Pharmacokinet. Pharmacodyn. 42 (2015), doi:10.1007/s10928-015-9412-0 (closed 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import cached_property
 from typing import cast
@@ -32,50 +31,68 @@ from torch import Tensor
 from nlmegen.maths.taylor import Number, Taylor, value_of
 from nlmegen.structure.chain import Term, accumulate, order_of, stack, unbind
 
-
 # Relative distance of two rates below which the modes give way to the matrix exponential. A derivative of order d loses
 # 1e-16 over its power d: at this distance 1e-12 is left of the Hessian.
 MEETING = 0.1
 
 
-class Disposition:
-    """Modes of disposition for given parameters.
+# Micro-constants (k10, k12, k21, k13, k31) with modes far apart.
+_APART = (1.0, 1.0, 1.0, 0.1, 0.1)
+
+
+def micro_constants(cl: Number, v: Number, peripheral: Sequence[tuple[Number, Number]] = ()) -> list[Number]:
+    """k10, and k12, k21 (k13, k31) for each peripheral compartment.
 
     Args:
         cl, v: clearance and central volume, `[*draw, subject, 1 or event]` each.
         peripheral: (flow, volume) of each peripheral compartment: none, (q, v2), or also (q3, v3).
+    """
+    if not peripheral:
+        return [cl / v]
+    numerators, denominators = [cl], [v]
+    for flow, volume in peripheral:
+        numerators += [flow, flow]
+        denominators += [v, volume]
+    return unbind(stack(numerators) / stack(denominators))
+
+
+class Disposition:
+    """Modes of disposition for given micro-constants.
+
+    Args:
+        micro: k10, k12, k21, k13, k31 as far as there are compartments, `[*draw, subject, 1 or event]` each.
 
     Attributes:
         n: number of disposition compartments (and modes).
     """
 
-    def __init__(self, cl: Number, v: Number, peripheral: Sequence[tuple[Number, Number]] = ()) -> None:
-        self.n = 1 + len(peripheral)
-        if self.n == 1:
-            self.micro = [cl / v]
-            return
-        numerators, denominators = [cl], [v]
-        for flow, volume in peripheral:
-            numerators += [flow, flow]
-            denominators += [v, volume]
-        self.micro = unbind(cast(Number, stack(numerators) / stack(denominators)))
+    def __init__(self, micro: Sequence[Number]) -> None:
+        self.micro = list(micro)
+        self.n = (len(self.micro) + 1) // 2
 
     @cached_property
     def rates(self) -> Number:
         """lambda_1, ..., lambda_n, the largest first, `[mode, *draw, subject, 1 or event]`; no mode axis for n = 1."""
         if self.n == 1:
             return self.micro[0]
-        values = [cast(Tensor, value_of(k)) for k in self.micro]
-        coefficients = self._coefficients()
         if self.n == 2:
-            roots, gaps = _two_roots(*values)
+            roots, slopes = _two_roots(*(cast(Tensor, value_of(k)) for k in self.micro))
         else:
-            roots = _three_roots(*(cast(Tensor, value_of(a)) for a in coefficients))
-            gaps = _slopes(roots)
-        if not any(isinstance(a, Taylor) for a in coefficients):
+            a0, a1, a2 = (cast(Tensor, value_of(a)) for a in self._coefficients)
+            roots = _newton(_newton(self._start, a0, a1, a2), a0, a1, a2)
+            slopes = _slopes(roots)
+        if not any(isinstance(k, Taylor) for k in self.micro):
             return roots
-        return _implicit(roots, gaps, coefficients)
+        return _implicit(roots, slopes, self._coefficients)
 
+    @cached_property
+    def _start(self) -> Tensor:
+        """The rates `[mode, ...]` to half their digits at least where they meet, to nearly all where they do not."""
+        if self.n == 2:
+            return cast(Tensor, value_of(self.rates)).detach()
+        return _three_roots(*(cast(Tensor, value_of(a)).detach() for a in self._coefficients))
+
+    @cached_property
     def _coefficients(self) -> list[Number]:
         """a_0, ..., a_{n-1}."""
         if self.n == 2:
@@ -97,7 +114,7 @@ class Disposition:
         return stack([-(ab * ca), -(bc * ab), -(ca * bc)])
 
     def matrix(self, absorption: Number | None = None) -> Number:
-        """A `[compartment, compartment, *draw, subject, 1 or event]`, a depot first when there is an absorption rate."""
+        """A `[compartment, compartment, *draw, subject, 1 or event]`, a depot first where there is one."""
         k10, zero = self.micro[0], torch.zeros_like(cast(Tensor, value_of(self.micro[0])))
         pairs = list(zip(self.micro[1::2], self.micro[2::2], strict=True))
         outflow = k10
@@ -117,12 +134,20 @@ class Disposition:
         """Where two rates are too close for derivatives through them, `[*draw, subject or 1]`; None when nowhere."""
         if self.n == 1:
             return None
-        rates = cast(Tensor, value_of(self.rates)).detach()
-        share = 1 - rates[1:] / rates[:-1]
+        # not after Newton's steps, which run wild where two roots are one
+        share = 1 - self._start[1:] / self._start[:-1]
         if share.numel() == 0 or float(share.amin()) >= MEETING:
             return None
         where = (share < MEETING).any(0).any(-1)
         return where if bool(where.any()) else None
+
+    def parted(self, meeting: Tensor) -> Disposition:
+        """The same with constants of no meaning where modes meet: finite, and no derivative flows through them."""
+        where = meeting.unsqueeze(-1)
+        like = cast(Tensor, value_of(self.micro[0]))
+        return Disposition(
+            [torch.where(where, like.new_tensor(x), k) for x, k in zip(_APART, self.micro, strict=False)]  # type: ignore[arg-type]
+        )
 
     def response(self, to: int, of: int) -> Number | None:
         """r_ijm of a unit amount put into compartment `of` on compartment `to`, `[mode, ...]`; None for 1.
@@ -133,7 +158,7 @@ class Disposition:
         if self.n == 1:
             return None
         if (to, of) not in self._responses:
-            self._responses[to, of] = cast(Number, self._adjugate(to, of) / self._shape)
+            self._responses[to, of] = self._adjugate(to, of) / self._shape
         return self._responses[to, of]
 
     @cached_property
@@ -179,24 +204,20 @@ def _two_roots(k10: Tensor, k12: Tensor, k21: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _three_roots(a0: Tensor, a1: Tensor, a2: Tensor) -> Tensor:
-    """Roots of s^3 - a2 s^2 + a1 s - a0, all real and positive, the largest first.
+    """Roots of s^3 - a2 s^2 + a1 s - a0, all real and positive, the largest first: a start for Newton's method.
 
     The largest comes from the trigonometric formula, the others from the quadratic that is left after dividing it out.
-    Newton steps restore what the arc cosine lost; the last two are differentiated, which makes derivatives of the roots
-    exact up to the third (each step doubles their order), whatever the start.
+    Two Newton steps restore what the arc cosine lost. They are differentiated and their start is not, which makes the
+    derivatives of the roots exact up to the third: each step doubles the order that is right.
     """
-    with torch.no_grad():
-        b0, b1, b2 = a0.detach(), a1.detach(), a2.detach()
-        spread = ((b2 * b2 - 3 * b1) / 9).clamp(min=0.0)
-        root = spread.sqrt()
-        cosine = (2 * b2**3 - 9 * b2 * b1 + 27 * b0) / (54 * spread * root)
-        largest = b2 / 3 + 2 * root * torch.cos(torch.acos(cosine.clamp(-1.0, 1.0)) / 3)
-        product = b0 / largest
-        total = (b1 - product) / largest
-        middle = 0.5 * (total + (total * total - 4 * product).clamp(min=0.0).sqrt())
-        s = torch.stack(torch.broadcast_tensors(largest, middle, product / middle))
-        s = _newton(_newton(s, b0, b1, b2), b0, b1, b2)
-    return _newton(_newton(s, a0, a1, a2), a0, a1, a2)
+    spread = ((a2 * a2 - 3 * a1) / 9).clamp(min=0.0)
+    root = spread.sqrt()
+    cosine = (2 * a2**3 - 9 * a2 * a1 + 27 * a0) / (54 * spread * root)
+    largest = a2 / 3 + 2 * root * torch.cos(torch.acos(cosine.clamp(-1.0, 1.0)) / 3)
+    product = a0 / largest
+    total = (a1 - product) / largest
+    middle = 0.5 * (total + (total * total - 4 * product).clamp(min=0.0).sqrt())
+    return torch.stack((largest, middle, product / middle))
 
 
 def _newton(s: Tensor, a0: Tensor, a1: Tensor, a2: Tensor) -> Tensor:
@@ -217,7 +238,7 @@ def _implicit(roots: Tensor, slopes: Tensor, coefficients: Sequence[Number]) -> 
 
         d2s/da_i da_j = -(chi'_i s_j + chi'_j s_i + chi'' s_i s_j) / chi'.
     """
-    n, inverse = len(coefficients), 1 / slopes
+    n, inverse = len(coefficients), slopes.reciprocal()
     signs = [(-1.0) ** (n - j) for j in range(n)]
     powers = [torch.ones_like(roots), roots, roots * roots]
     first = [-signs[j] * powers[j] * inverse for j in range(n)]

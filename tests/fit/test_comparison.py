@@ -39,7 +39,9 @@ def test_common_random_numbers_make_the_difference_surer_than_its_parts(fits: tu
     exact_delta = -2 * (
         exact(fits[1].problem).log_likelihood.sum() - exact(fits[0].problem).log_likelihood.sum()
     )
-    assert table.loc[worst, "delta"] == pytest.approx(abs(float(exact_delta)), abs=5 * table.loc[worst, "paired_se"])
+    assert table.loc[worst, "delta"] == pytest.approx(
+        abs(float(exact_delta)), abs=5 * table.loc[worst, "paired_se"]
+    )
 
 
 def test_the_labels_are_unique_and_the_tables_complete(fits: tuple[nl.Fit, nl.Fit]) -> None:

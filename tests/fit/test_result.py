@@ -126,6 +126,8 @@ def test_a_page_without_random_effects() -> None:
     t, y = data.time[data.mask], data.dv[data.mask]
     design = torch.stack([torch.ones_like(t), t], -1)
     expected = torch.linalg.lstsq(design, y.unsqueeze(-1)).solution.flatten()
-    assert [float(result.model.theta.tvb), float(result.model.theta.tvs)] == pytest.approx(expected.tolist(), abs=1e-5)
+    assert [float(result.model.theta.tvb), float(result.model.theta.tvs)] == pytest.approx(
+        expected.tolist(), abs=1e-5
+    )
     assert result.shrinkage_eta == {}
     assert "omega" not in repr(result)

@@ -41,7 +41,7 @@ def test_values_are_read_by_name() -> None:
     assert "tvcl" in repr(model)
     assert "<table>" in model._repr_html_()
     with pytest.raises(ModelError, match="Did you mean 'tvcl'"):
-        model.theta.tvlc
+        _ = model.theta.tvlc
 
 
 def test_with_values_starts_elsewhere_and_leaves_the_model_alone() -> None:

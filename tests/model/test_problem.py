@@ -201,14 +201,15 @@ PAGES = {
         r"torch\.exp",
     ),
     "unknown eta": (
-        dict(individual=lambda self, theta, eta, cov: dict(cl=theta.tvcl * exp(eta.ka), v=theta.tvv)), "eta.ka: .*Legal names: cl, v",
+        dict(individual=lambda self, theta, eta, cov: dict(cl=theta.tvcl * exp(eta.ka), v=theta.tvv)),
+        "eta.ka: .*Legal names: cl, v",
     ),
     "unused eta": (
         dict(individual=lambda self, theta, eta, cov: dict(cl=theta.tvcl * exp(eta.cl) * theta.power, v=theta.tvv)),
         "eta.v is declared and never used",
     ),
     "missing parameter": (
-        dict(individual=lambda self, theta, eta, cov: dict(cl=theta.tvcl * exp(eta.cl) * theta.power, vol=theta.tvv * exp(eta.v))),
+        dict(individual=lambda self, theta, eta, cov: dict(cl=theta.tvcl * exp(eta.cl) * theta.power, vol=theta.tvv + eta.v)),
         "needs the parameter 'v'",
     ),
     "wrong shape": (

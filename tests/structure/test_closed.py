@@ -24,7 +24,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nlmegen.errors import ModelError
-from nlmegen.structure.closed import Closed, OneCompartment, TwoCompartment
+from nlmegen.maths.taylor import value_of
+from nlmegen.structure.closed import Closed, OneCompartment, ThreeCompartment, TwoCompartment
+from nlmegen.structure.spectrum import Disposition, micro_constants
 
 family = pytest.mark.parametrize("structure", STRUCTURES, ids=repr)
 
@@ -61,6 +63,29 @@ def test_reverse_mode_over_the_jacobian(structure: Closed) -> None:
     (got,) = torch.autograd.grad((weight * jac).sum(), theta)
     hess = solved_taylor(structure, seeded(structure, eta, 2), plan)[2]
     torch.testing.assert_close(got, torch.einsum("kcnt,klcnt->l", weight, hess), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("mode", [0, 1])
+@pytest.mark.parametrize("order", [0, 1])
+def test_modes_that_meet_let_finite_gradients_through(order: int, mode: int) -> None:
+    """Rates equal in floating point (in some of 300 subjects) have no derivatives of their own."""
+    two, three, n = TwoCompartment("first-order"), ThreeCompartment("first-order"), 300
+    eta = spread(three, n)
+    p = shifted(three, eta)
+    pairs = [(p.q, p.v2)]
+    third = value_of(Disposition(micro_constants(p.cl, p.v, pairs)).rates)[mode]
+    theta = torch.zeros(n, 7, dtype=torch.float64, requires_grad=True)
+    p = seeded(three, eta + theta, order) if order else shifted(three, eta + theta)
+    p.q3 = p.q3 * (1e-30 / value_of(p.q3).detach())
+    p.v3 = p.v3 * (1e-30 / third / value_of(p.v3).detach())
+    regimen = Regimen([Dose(0.0, 100.0, "depot")], (1.0, 4.0))
+    plan = schedule(three, *[regimen] * n)
+    parts = solved_taylor(three, p, plan)[:2] if order else (solved(three, p, plan),)
+    expected = solved(two, shifted(two, eta[:, [0, 1, 2, 3, 6]]), schedule(two, *[regimen] * n))
+    torch.testing.assert_close(parts[0][:3], expected, rtol=1e-12, atol=0.0)
+    for x in parts:
+        (slope,) = torch.autograd.grad(x.sum(), theta, retain_graph=True)
+        assert bool(torch.isfinite(slope).all())
 
 
 # -- one bad subject --------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from torch import Tensor
 from nlmegen.maths.taylor import Number, Taylor
 from nlmegen.structure.closed import Closed
 from nlmegen.structure.linear import exponential, linear_amounts, product
-from nlmegen.structure.spectrum import Disposition
+from nlmegen.structure.spectrum import Disposition, micro_constants
 
 
 def flows(seed: int, c: int, scale: float = 1.0) -> Tensor:
@@ -82,7 +82,7 @@ def test_equals_the_closed_form(structure: Closed, single: bool) -> None:
     eta = spread(structure, plan.n_subjects)
     p = log_normal(structure, Taylor.seed(eta, 2))
     pairs = [(p.q, p.v2), (p.q3, p.v3)] if hasattr(p, "q3") else [(p.q, p.v2)] if hasattr(p, "q") else []
-    matrix = Disposition(p.cl, p.v, pairs).matrix(getattr(p, "ka", None))
+    matrix = Disposition(micro_constants(p.cl, p.v, pairs)).matrix(getattr(p, "ka", None))
     got = linear_amounts(matrix, plan)
     assert isinstance(got, Taylor)
     value, jac, hess = solved_taylor(structure, p, plan)

@@ -100,13 +100,19 @@ def test_boundaries_that_change_nothing_are_left_out(structure: Closed) -> None:
     assert short.start.shape[-1] < plan.start.shape[-1]
     assert short.essential is short
 
-    class Unabridged(Schedule):
-        essential = property(lambda self: self)  # type: ignore[assignment]
+    asked = []
 
-    fields = {k: getattr(plan, k) for k in Schedule.__dataclass_fields__}
+    class Unabridged(Schedule):
+        essential = property(lambda self: asked.append(self) or self)  # type: ignore[assignment]
+
+    unabridged = Unabridged(**{k: getattr(plan, k) for k in Schedule.__dataclass_fields__})
     p = constant(structure, n=2)
-    whole = solved(structure, p, Unabridged(**fields))
+    whole = solved(structure, p, unabridged)
     torch.testing.assert_close(solved(structure, p, plan), whole, rtol=1e-12, atol=1e-12)
+    assert len(asked) == 1
+    p.cl = p.cl.expand(plan.start.shape)
+    solved(structure, p, unabridged)
+    assert len(asked) == 1, "parameters that vary need every boundary"
 
 
 def test_select_repeats_and_permutes() -> None:

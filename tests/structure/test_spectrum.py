@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nlmegen.maths.taylor import Taylor, value_of
 from nlmegen.structure.closed import Closed, OneCompartment, ThreeCompartment, TwoCompartment
-from nlmegen.structure.spectrum import Disposition
+from nlmegen.structure.spectrum import Disposition, micro_constants
 
 PAIRS = {1: (), 2: (("q", "v2"),), 3: (("q", "v2"), ("q3", "v3"))}
 KINDS: dict[int, Closed] = {1: OneCompartment(), 2: TwoCompartment(), 3: ThreeCompartment()}
@@ -20,7 +20,7 @@ KINDS: dict[int, Closed] = {1: OneCompartment(), 2: TwoCompartment(), 3: ThreeCo
 
 def disposition(n: int, values: dict[str, float]) -> Disposition:
     p = {k: torch.tensor([[x]], dtype=torch.float64) for k, x in values.items()}
-    return Disposition(p["cl"], p["v"], [(p[q], p[v]) for q, v in PAIRS[n]])
+    return Disposition(micro_constants(p["cl"], p["v"], [(p[q], p[v]) for q, v in PAIRS[n]]))
 
 
 def exact_rates(n: int, values: dict[str, float]) -> list[float]:
@@ -59,7 +59,7 @@ def test_many_random_systems(n: int) -> None:
     g = torch.Generator().manual_seed(0)
     names = ("cl", "v", "q", "v2", "q3", "v3")
     p = {k: torch.exp(3 * torch.randn(500, 1, generator=g, dtype=torch.float64)) for k in names}
-    found = Disposition(p["cl"], p["v"], [(p[q], p[v]) for q, v in PAIRS[n]])
+    found = Disposition(micro_constants(p["cl"], p["v"], [(p[q], p[v]) for q, v in PAIRS[n]]))
     rates = value_of(found.rates)[..., 0]
     a = value_of(found.matrix()).squeeze(-1).permute(2, 0, 1).numpy()
     # symmetric form, for which numpy's eigenvalues are accurate against the largest one
@@ -91,7 +91,7 @@ def test_derivatives_of_the_rates(n: int) -> None:
 
     def rates(shift: list[Tensor] | list[Taylor]) -> Tensor | Taylor:
         p = {k: VALUES[k] * torch.exp(s) for k, s in zip(names, shift, strict=True)}  # type: ignore[arg-type]
-        return Disposition(p["cl"], p["v"], [(p[q], p[v]) for q, v in PAIRS[n]]).rates
+        return Disposition(micro_constants(p["cl"], p["v"], [(p[q], p[v]) for q, v in PAIRS[n]])).rates
 
     def plain(move: Tensor) -> Tensor:
         return value_of(rates(list((eta + move).unsqueeze(-1).unbind(1))))
