@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from nlmegen.fit import Fit, compare, fit
     from nlmegen.inference.elbo import ELBO
     from nlmegen.inference.foce import FOCEI
+    from nlmegen.inference.marginal import quadrature
     from nlmegen.model.catalogue import list_models, load_model
     from nlmegen.model.endpoints import Additive, Combined, LogNormal, Proportional
     from nlmegen.model.page import Model
@@ -56,6 +57,7 @@ _PLACES = {
     "nlmegen.fit": ("fit", "Fit", "compare"),
     "nlmegen.inference.foce": ("FOCEI",),
     "nlmegen.inference.elbo": ("ELBO",),
+    "nlmegen.inference.marginal": ("quadrature",),
     "nlmegen.simulate.regimen": ("Regimen",),
     "nlmegen.simulate.cohort": ("Cohort",),
     "nlmegen.simulate.trial": ("simulate",),
@@ -98,6 +100,7 @@ __all__ = [
     "load_data",
     "load_fit",
     "load_model",
+    "quadrature",
     "read_nonmem",
     "report",
     "residuals",
