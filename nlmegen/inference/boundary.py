@@ -53,6 +53,11 @@ def describe(problem: Problem, free: Tensor, held: Tensor) -> list[str]:
         elif name in layout.sigma_names:
             word = f"the residual error {name} is at its boundary 0"
         else:
-            word = f"{name} is at its bound {float(values.theta[name]):.6g}"
+            at, theta = float(values.theta[name]), layout.thetas[name]
+            bounds = [b for b in (theta.lower, theta.upper) if b is not None]
+            if any(abs(at - b) < 1e-3 * abs(theta.start - b) for b in bounds):
+                word = f"{name} is at its bound {at:.6g}"
+            else:
+                word = f"the data say nothing about {name} (now {at:.6g})"
         words.append(f"{word}; it has no standard error, and those of the others hold given it")
     return words

@@ -21,11 +21,10 @@ from torch import Tensor
 from ..errors import FitError
 from ..maths.quadrature import affordable_nodes, tensor_grid
 from ..model.parameters import Values
-from ..model.problem import Problem
+from ..model.problem import LOG_2PI, Problem
 from .ebe import Conditional, ConditionalExpansion, find_modes, status_of
 from .pareto import pareto_shape
 
-LOG_2PI = math.log(2 * math.pi)
 GRID = 20_000
 """Nodes a subject that a tensor grid may have; more random effects than this allows take fewer nodes a dimension."""
 

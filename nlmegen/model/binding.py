@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from ..data.population import Population
-from ..errors import DataError, nearest
+from ..errors import DataError, ModelError, nearest
 from .endpoints import Endpoint
 
 
@@ -18,17 +18,28 @@ def bind_endpoints(endpoints: Mapping[str, Endpoint], population: Population) ->
     its place among the endpoints.
 
     Raises:
-        DataError: when observations are left that no endpoint takes.
+        ModelError: when two endpoints take the same DVID.
+        DataError: when observations are left that no endpoint takes, or an endpoint has none.
     """
     labels: Sequence[int | str] = population.dvids
     if len(endpoints) == 1 and len(labels) == 1 and next(iter(endpoints.values())).dvid is None:
         return None
-    masks, taken = [], set()
+    masks: list[Tensor] = []
+    taken: dict[int | str, str] = {}
     for place, (name, endpoint) in enumerate(endpoints.items(), start=1):
         wanted = endpoint.dvid if endpoint.dvid is not None else name if name in labels else place
-        taken.add(wanted)
-        code = labels.index(wanted) if wanted in labels else -1
-        masks.append(population.mask & (population.dvid == code))
+        if wanted in taken:
+            raise ModelError(
+                f"the endpoints {taken[wanted]} and {name} both take DVID {wanted}; give each a dvid=... of its own"
+            )
+        taken[wanted] = name
+        if wanted not in labels:
+            raise DataError(
+                f"the endpoint {name} takes DVID {wanted}, which no observation has (the data hold "
+                f"{', '.join(map(str, labels)) or 'none'}); set its dvid=..., or remove the endpoint",
+                column="DVID",
+            )
+        masks.append(population.mask & (population.dvid == labels.index(wanted)))
     left = [str(label) for label in labels if label not in taken]
     if left:
         raise DataError(

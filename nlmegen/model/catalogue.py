@@ -99,7 +99,7 @@ def _run(path: Path, module_name: str) -> None:
         if error.page is not None:
             raise
         raise ModelError(str(error), page=path.name, line=_line_in(error, path)) from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[module_name]
         raise ModelError(
             f"the page fails when it is loaded: {type(error).__name__}: {error}",

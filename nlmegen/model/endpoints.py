@@ -17,6 +17,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
+from numbers import Real
 from typing import Any, Literal
 
 import torch
@@ -42,7 +43,7 @@ class Endpoint(ABC):
         for name, start in self.start.items():
             kind = type(self).__name__
             number: object = start
-            if not isinstance(number, (int, float)) or not math.isfinite(number) or number <= 0:
+            if not isinstance(number, Real) or not math.isfinite(number) or number <= 0:
                 raise ModelError(
                     f"{kind}({name}={start!r}): a residual standard deviation must be a positive number; "
                     "give a rough guess of its size"
@@ -68,10 +69,6 @@ class Endpoint(ABC):
     def natural(self, y: Tensor) -> Tensor:
         """From the scale of the residual error back to that of the table."""
         return y
-
-    def natural_prediction(self, f: Tensor) -> Tensor:
-        """A prediction on the scale of the residual error, in the units of `observe`."""
-        return f
 
     def log_jacobian(self, y: Tensor) -> Tensor:
         """log |d link(y) / dy|, what a density of the transformed observation lacks."""
@@ -198,10 +195,6 @@ class LogNormal(Endpoint):
     def natural(self, y: Tensor) -> Tensor:
         """See `Endpoint`."""
         return torch.exp(y) if self.dv == "natural" else y
-
-    def natural_prediction(self, f: Tensor) -> Tensor:
-        """See `Endpoint`."""
-        return torch.exp(f)
 
     def log_jacobian(self, y: Tensor) -> Tensor:
         """See `Endpoint`."""

@@ -166,6 +166,13 @@ class Model(nn.Module):
             q = len(layout.eta_names)
             if matrix.shape != (q, q) or not bool(torch.linalg.cholesky_ex(matrix)[1] == 0):
                 raise ModelError(f"with_values: omega must be a positive definite {q} x {q} matrix")
+            inside = torch.eye(q, dtype=torch.bool)
+            for i, j in layout.positions:
+                inside[i, j] = inside[j, i] = True
+            if not torch.equal(matrix, matrix.mT) or bool((matrix[~inside] != 0).any()):
+                raise ModelError(
+                    "with_values: omega must be symmetric, its covariances inside the blocks that the page declares"
+                )
         thetas = {k: float(v) for k, v in now.theta.items()} | thetas
         sigmas = {k: float(v) for k, v in now.sigma.items()} | sigmas
         free = layout.pack(thetas, matrix, sigmas)

@@ -58,8 +58,8 @@ class Theta:
 
     def __post_init__(self) -> None:
         start = _number(self.start, "the start of a Theta")
-        lower = -math.inf if self.lower is None else float(self.lower)
-        upper = math.inf if self.upper is None else float(self.upper)
+        lower = -math.inf if self.lower is None else _number(self.lower, "the bound lower=... of a Theta")
+        upper = math.inf if self.upper is None else _number(self.upper, "the bound upper=... of a Theta")
         if not lower < upper:
             raise ModelError(
                 f"the bounds of a Theta must satisfy lower < upper, got lower={lower:g}, upper={upper:g}"
@@ -121,6 +121,9 @@ class Omega:
                     f"Omega({name}={variance:g}): a variance must be positive; "
                     "leave the random effect out to switch it off"
                 )
+        given: object = cov
+        if given is not None and (isinstance(given, str) or not isinstance(given, Sequence)):
+            raise ModelError(f"Omega(cov=...) takes a list of covariances, row by row, got {cov!r}")
         self.fixed, self.block = bool(fixed), cov is not None
         need = len(self.names) * (len(self.names) - 1) // 2
         self.cov = () if cov is None else tuple(_number(c, "a covariance of Omega(cov=...)") for c in cov)

@@ -82,6 +82,8 @@ class Problem:
         self.structure, self.eta_names = model.structure, model.eta_names
         self.q = len(self.eta_names)
         self.n_subjects = population.n_subjects
+        if not self.n_subjects:
+            raise DataError("the population holds no subject; select at least one")
         self.schedule = Schedule.build(population, self.structure.compartments)
         self.time = population.time
         self.observed = population.mask
@@ -98,11 +100,6 @@ class Problem:
         self.varies = any(covariate.varies for covariate in population.covariates.values())
         used = dry_run(self)
         self.varies = any(population.covariates[k].varies for k in used)
-        if any(c.varies for k, c in population.covariates.items() if k not in used):
-            # a column that the page does not read must not cut the schedule into segments
-            lean = population.with_covariates(sorted(used))
-            self.schedule = Schedule.build(lean, self.structure.compartments)
-            self.cov_segment = {k: c.segment for k, c in lean.covariates.items()}
 
     def _bind_observations(self) -> None:
         y = self.population.dv

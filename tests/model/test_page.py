@@ -54,6 +54,9 @@ def test_with_values_starts_elsewhere_and_leaves_the_model_alone() -> None:
     torch.testing.assert_close(again.free, other.free)
     with pytest.raises(ModelError, match="not a Theta"):
         model.with_values(theta={"tvk": 1.0})
+    for matrix in ([[0.1, 0.08], [0.08, 0.1]], [[0.1, 0.0], [0.01, 0.1]], [[0.1, 0.0], [0.0, -0.1]], [[0.1]]):
+        with pytest.raises(ModelError, match="with_values: omega must be"):
+            model.with_values(omega=torch.tensor(matrix))
     with pytest.raises(ModelError, match="outside its bounds"):
         model.with_values(theta={"tvcl": -1.0})
 

@@ -57,6 +57,8 @@ def test_batches_of_vectors_broadcast_over_subjects_and_times() -> None:
         (lambda: Theta("x"), "number"),
         (lambda: Theta(0.0, lower=0), "strictly inside"),
         (lambda: Theta(2.0, lower=3, upper=1), "lower < upper"),
+        (lambda: Theta(1.0, lower="a"), "lower=... of a Theta must be a number"),
+        (lambda: Omega(cl=0.1, cov=0.01), "takes a list"),
         (lambda: Omega(), "names no random effect"),
         (lambda: Omega(cl=-0.1), "positive"),
         (lambda: Omega(cl=0.1, v=0.1, cov=[0.01, 0.02]), "takes 1 covariances"),

@@ -164,11 +164,17 @@ def test_time_varying_covariates_follow_the_next_record() -> None:
 def test_a_varying_column_that_the_page_does_not_read_costs_nothing() -> None:
     plain, noted = nl.Problem(Page(), data()), nl.Problem(Page(), data(TABLE.assign(NOTE=range(7))))
     assert noted.population.events.time.shape[1] > 1
-    assert noted.schedule.single
     assert not noted.varies
     eta = 0.3 * torch.randn(2, 2, dtype=F64)
     values = plain.values(plain.start)
     torch.testing.assert_close(noted.log_joint(eta, values), plain.log_joint(eta, values), rtol=0, atol=0)
+    some = nl.Problem(Page(), noted.population.select([1]))
+    torch.testing.assert_close(some.log_joint(eta[1:], values), plain.log_joint(eta, values)[1:])
+
+
+def test_no_subjects_at_all_are_refused() -> None:
+    with pytest.raises(DataError, match="no subject"):
+        nl.Problem(Page(), data().select([]))
 
 
 def test_the_endpoints_take_their_dvid() -> None:
@@ -185,8 +191,16 @@ def test_the_endpoints_take_their_dvid() -> None:
         nl.Problem(Page(), data(table))
 
 
-def individual(**p):
-    return lambda self, theta, eta, cov: p
+def test_endpoints_that_share_or_lack_a_dvid_are_refused() -> None:
+    def two(**kinds):
+        return page(observe=lambda self, t, a, p: dict(cp=a.central / p.v, pd=10 + 0 * a.central), **kinds)
+
+    table = TABLE.assign(DVID=[1, 1, 2, 1, 1, 1, 2])
+    nl.Problem(two(cp=nl.Additive(0.5), pd=nl.Additive(2.0)), data(table))
+    with pytest.raises(ModelError, match="cp and pd both take DVID 1"):
+        nl.Problem(two(cp=nl.Additive(0.5, dvid=1), pd=nl.Additive(2.0, dvid=1)), data(table))
+    with pytest.raises(DataError, match="pd takes DVID 3, which no observation has"):
+        nl.Problem(two(cp=nl.Additive(0.5), pd=nl.Additive(2.0, dvid=3)), data(table))
 
 
 PAGES = {
