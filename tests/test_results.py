@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.torch
 import torch
 from torch import exp
 
@@ -261,8 +263,44 @@ def test_a_page_that_cannot_be_found_is_kept_out(monkeypatch: pytest.MonkeyPatch
     assert load_fit(folder, Scripted()).ofv == fitted.ofv
 
 
+def test_a_page_with_other_bounds_or_another_error_is_refused(folder: Path) -> None:
+    """Tensors lie on the free scale: the same names with other bounds would mean other numbers."""
+    base = type(nl.load_model("theophylline"))
+
+    def page(**changes: object) -> nl.Model:
+        made: nl.Model = type("Other", (base,), {"__module__": __name__, **changes})()
+        return made
+
+    load_fit(folder, page(tvcl=nl.Theta(9.0, lower=0)))
+    for change in (
+        {"tvcl": nl.Theta(2.0, lower=0, upper=50)},
+        {"cp": nl.Combined(additive=0.5, proportional=0.1, form="sd")},
+    ):
+        with pytest.raises(nl.ModelError, match="another page"):
+            load_fit(folder, page(**change))
+
+
+def test_no_string_but_page_runs_anything(folder: Path) -> None:
+    with pytest.raises(nl.ModelError, match="load_fit needs the page"):
+        load_fit(folder, "theophylline")  # type: ignore[arg-type]
+    with pytest.raises(nl.ModelError, match="load_fit needs the page"):
+        load_fit(folder, 3)  # type: ignore[arg-type]
+    assert load_fit(folder, type(nl.load_model("theophylline"))).converged
+
+
+def test_a_damaged_folder_is_refused_in_words(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / "fit.json").write_text('{"schema": 1}')
+    with pytest.raises(nl.DataError, match="damaged"):
+        load_fit(copy, nl.load_model("theophylline"))
+    safetensors.torch.save_file({"model": torch.zeros(3)}, copy / "weights.safetensors")
+    with pytest.raises(nl.DataError, match="cannot be read"):
+        load_fit(copy, nl.load_model("theophylline"))
+
+
 def test_another_page_is_refused(folder: Path) -> None:
-    with pytest.raises(nl.ModelError, match="parameters tvka, tvcl, tvv.*Give the page that was fitted"):
+    with pytest.raises(nl.ModelError, match="Combined additive proportional.*Give the page that was fitted"):
         load_fit(folder, Scripted())
 
 

@@ -201,6 +201,19 @@ class Layout:
         return f"omega.{names[i]}" if i == j else f"omega.{names[i]},{names[j]}"
 
     @property
+    def signature(self) -> list[str]:
+        """What gives the vector its meaning, in words: bounds of thetas, blocks, kinds of residual error."""
+        words = [
+            f"{name} in ({b.lower:g}, {b.upper:g})"
+            for name, b in zip(self.theta_names, self.bijections, strict=True)
+        ]
+        words += self.omega_names
+        for name, endpoint in self.endpoints.items():
+            options = [f"{key}={getattr(endpoint, key)}" for key in ("form", "dv") if hasattr(endpoint, key)]
+            words.append(f"{name}: {' '.join([type(endpoint).__name__, *endpoint.start, *options])}")
+        return words
+
+    @property
     def n_theta(self) -> int:
         """Number of Thetas, which come first in the vector."""
         return len(self.theta_names)

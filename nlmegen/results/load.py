@@ -5,26 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import safetensors
+from torch import Tensor
 
 from nlmegen.data.nonmem import read_table
 from nlmegen.data.population import Population, build
-from nlmegen.errors import DataError, ModelError
+from nlmegen.errors import DataError, ModelError, NlmegenError
 from nlmegen.fit import Fit
 from nlmegen.inference.encoder import Encoder
 from nlmegen.inference.estimate import Estimate
 from nlmegen.inference.methods import method_class
 from nlmegen.model.catalogue import list_models, load_model
+from nlmegen.model.page import Model
 from nlmegen.results.facts import SCHEMA
 from nlmegen.results.save import ENCODER, ESTIMATE_TENSORS
 
-if TYPE_CHECKING:
-    from nlmegen.model.page import Model
 
-
-def load_fit(directory: str | Path, model: Model | Literal["page"]) -> Fit:
+def load_fit(directory: str | Path, model: Model | type[Model] | Literal["page"]) -> Fit:
     """Read a fit back from its folder.
 
     Given a model, only tensors, JSON and csv are read and nothing from the folder is executed. `model="page"` RUNS the
@@ -46,19 +45,38 @@ def load_fit(directory: str | Path, model: Model | Literal["page"]) -> Fit:
     """
     folder = Path(directory)
     content = _read_json(folder)
-    page = _page(folder, content) if isinstance(model, str) else model
+    page = _page(folder, content) if model == "page" else model() if isinstance(model, type) else model
+    if not isinstance(page, Model):
+        raise ModelError(
+            f'load_fit needs the page of the fit (a model or its class), or model="page" to run the folder\'s model.py;'
+            f" got {model!r}. For a page of the catalogue: model=nl.load_model(name)"
+        )
     weights = folder / "weights.safetensors"
     try:
         with safetensors.safe_open(weights, framework="pt") as file:
             inner = json.loads(file.metadata()["nlmegen"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 not a mapping
-    except (OSError, safetensors.SafetensorError) as error:
+    except (OSError, safetensors.SafetensorError, TypeError, KeyError, ValueError) as error:
         raise DataError(f"{weights} cannot be read ({error}); fit again") from None
-    names = list(page.layout.names)
-    if names != inner["parameters"]:
+    try:
+        return _assemble(folder, page, content, inner, tensors)
+    except (KeyError, TypeError, RuntimeError) as error:
+        if isinstance(error, NlmegenError):
+            raise
+        raise DataError(f"{folder} is damaged ({type(error).__name__}: {error}); fit again") from None
+
+
+def _assemble(
+    folder: Path, page: Model, content: dict[str, Any], inner: dict[str, Any], tensors: dict[str, Tensor]
+) -> Fit:
+    """The `Fit` of what was read."""
+    signature = page.layout.signature
+    if signature != inner["parameters"]:
+        differs = [w for w in inner["parameters"] if w not in signature] or inner["parameters"]
         raise ModelError(
-            f"{folder} holds a fit of a page with the parameters {', '.join(inner['parameters'])};"
-            f" the model given has {', '.join(names)}. Give the page that was fitted"
+            f"{folder} holds a fit of another page: it has {'; '.join(differs)}, the model given has"
+            f" {'; '.join(w for w in signature if w not in inner['parameters']) or 'them in another order'}."
+            " Give the page that was fitted"
         )
     population = _population(folder / "data.csv", inner["population"], content["data"])
     encoder = None
@@ -111,7 +129,7 @@ def _read_json(folder: Path) -> dict[str, Any]:
 def _page(folder: Path, facts: dict[str, Any]) -> Model:
     """The folder's page, or the catalogue's when it has the same text."""
     path = folder / "model.py"
-    wanted = facts["page_sha256"]
+    wanted = facts.get("page_sha256")
     remedy = "load it with load_fit(DIR, model=YourPage())"
     if wanted is None or not path.is_file():
         raise ModelError(f"{folder} holds no page (the fitted class had no source file); {remedy}")

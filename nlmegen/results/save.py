@@ -16,7 +16,7 @@ import safetensors.torch
 from nlmegen.check.residuals import residuals
 from nlmegen.check.vpc import VPC, vpc
 from nlmegen.data.nonmem import write_nonmem
-from nlmegen.errors import DataError
+from nlmegen.errors import DataError, FitError
 from nlmegen.report.figures import Shown, draw
 from nlmegen.report.html import report
 from nlmegen.results.facts import facts, individuals
@@ -104,7 +104,8 @@ def _write(fit: Fit, folder: Path) -> None:
         try:
             write()
         except Exception as error:  # noqa: BLE001 a figure must not cost an estimation of hours
-            content["notes"].append(f"{what} could not be written: {type(error).__name__}: {error}")
+            derived.notes.append(f"{what} could not be written: {type(error).__name__}: {error}")
+    content["notes"] += derived.notes
     (folder / "fit.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
@@ -113,6 +114,7 @@ class _Derived:
 
     def __init__(self, fit: Fit, folder: Path) -> None:
         self.fit, self.folder = fit, folder
+        self.notes: list[str] = []
         self.table: pd.DataFrame | None = None
         self.check: VPC | None = None
         self.drawn: dict[str, Shown] | None = None
@@ -121,12 +123,17 @@ class _Derived:
         individuals(self.fit).to_csv(self.folder / "individuals.csv", index=False)
 
     def predictions(self) -> None:
-        self.table = residuals(self.fit)
+        try:
+            self.table = residuals(self.fit)
+        except FitError as error:  # one column must not cost the others
+            self.table = residuals(self.fit, draws=0)
+            self.notes.append(f"npde was left out of predictions.csv: {error}")
+        self.notes += self.table.attrs.get("notes", ())
         self.table.to_csv(self.folder / "predictions.csv", index=False)
 
     def figures(self) -> None:
         self.check = vpc(self.fit, draws=VPC_DRAWS)
-        table = residuals(self.fit) if self.table is None else self.table
+        table = residuals(self.fit, draws=0) if self.table is None else self.table
         self.drawn = draw(self.fit, table, self.check)
         (self.folder / "figures").mkdir()
         for name, shown in self.drawn.items():
@@ -155,7 +162,7 @@ def _write_weights(fit: Fit, path: Path) -> None:
     settings: Any = fit.settings  # a method is a dataclass, which its protocol cannot say
     units = ("interpolation", "time_unit", "amount_unit", "dv_unit")
     inner = {
-        "parameters": list(fit.model.layout.names),
+        "parameters": fit.model.layout.signature,
         "settings": {
             field.name: getattr(settings, field.name) for field in dataclasses.fields(settings) if field.init
         },
