@@ -69,7 +69,7 @@ def redesigned(problem: Problem, time: Tensor, dose_factor: Tensor) -> Problem:
 
 
 def moved_times(problem: Problem, generator: torch.Generator) -> Tensor:
-    """Each sample moved at most half-way to its neighbours, never over the event before or after it, `[subject, time]`."""
+    """Each sample moved at most half-way to its neighbours, never over an event, `[subject, time]`."""
     time, schedule, observed = problem.time, problem.schedule, problem.mask > 0
     opened = time - schedule.elapsed
     length = schedule.length.gather(1, schedule.segment.clamp_min(0))

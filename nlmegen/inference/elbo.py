@@ -3,8 +3,8 @@
     import nlmegen as nl
     fit = nl.fit(model, data, nl.ELBO(seed=1))
 
-Objective "iwml" (the default) ends at the maximum likelihood: importance-weighted, on draws of the encoder (see `iwml`).
-Objective "elbo" maximises the plain bound by joint Adam (see `bound`); it is quick to state, and biased.
+Objective "iwml" (the default) ends at the maximum likelihood: importance-weighted, on draws of the encoder (see
+`iwml`). Objective "elbo" maximises the plain bound by joint Adam (see `bound`); it is quick to state, and biased.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from ..model.problem import Problem
 from .bound import ascend
 from .encoder import Encoder
 from .estimate import Estimate, Progress, Report, refuse_priors
+from .families import FAMILIES
 from .iwml import Course, Note, train_and_maximise
 from .ladder import conclude
-from .posterior import FAMILIES
 
 OBJECTIVES: dict[str, Callable[..., None]] = {"iwml": train_and_maximise, "elbo": ascend}
 COVARIANCES = ("sandwich", "R", "S")
@@ -70,7 +70,9 @@ class ELBO:
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
-            raise FitError(f"ELBO(objective={self.objective!r}): no such objective.{nearest(self.objective, OBJECTIVES)}")
+            raise FitError(
+                f"ELBO(objective={self.objective!r}): no such objective.{nearest(self.objective, OBJECTIVES)}"
+            )
         if self.family is not None and self.family not in FAMILIES:
             raise FitError(f"ELBO(family={self.family!r}): no such family.{nearest(self.family, FAMILIES)}")
         if self.covariance is not None and self.covariance not in COVARIANCES:
@@ -84,7 +86,16 @@ class ELBO:
             )
         if self.objective == "iwml" and self.k != 1:
             raise FitError("ELBO(k=...) belongs to objective='elbo'; 'iwml' takes draws= and most_draws=")
-        small = {"width": 8, "steps": 10, "draws": 20, "most_draws": 20, "k": 1, "batch": 8, "block": 10, "linearisations": 0}
+        small = {
+            "width": 8,
+            "steps": 10,
+            "draws": 20,
+            "most_draws": 20,
+            "k": 1,
+            "batch": 8,
+            "block": 10,
+            "linearisations": 0,
+        }
         for name, least in small.items():
             if getattr(self, name) < least:
                 raise FitError(f"ELBO({name}={getattr(self, name)}): at least {least} is needed")
@@ -95,7 +106,7 @@ class ELBO:
         return "elbo"
 
     def estimate(self, problem: Problem, progress: Report | None = None) -> Estimate:
-        """Estimate every free parameter of `problem` from the model's present values, and train an encoder for its patients.
+        """Estimate every free parameter of `problem` from the model's present values, and train an encoder.
 
         Args:
             problem: the binding of page and data.
@@ -105,7 +116,9 @@ class ELBO:
             FitError: when the page has no random effects, a prior, or no finite likelihood at the start.
         """
         if problem.q == 0:
-            raise FitError("the page has no random effects, so there is nothing to encode; use FOCEI (method focei)")
+            raise FitError(
+                "the page has no random effects, so there is nothing to encode; use FOCEI (method focei)"
+            )
         refuse_priors(problem, "ELBO")
         problem.check(problem.values(problem.start))
         family = self.family or ("mixture" if self.objective == "iwml" else "gaussian")

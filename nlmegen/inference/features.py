@@ -1,7 +1,7 @@
 """What the encoder reads: a patient's record as tokens, whatever the design.
 
-One token an observation (times, residual, sensitivities, endpoint, covariates that vary), one a dose (amount, rate, time,
-compartment), one context (covariates, the linearised posterior). Values enter as standardised residuals and
+One token an observation (times, residual, sensitivities, endpoint, covariates that vary), one a dose (amount, rate,
+time, compartment), one context (covariates, the linearised posterior). Values enter as standardised residuals and
 sensitivities J L at the current parameters, so that the tokens move with the parameters and the network need not be
 trained anew for every step of theta. All numbers are pressed into a few units; padding is masked.
 """
@@ -18,7 +18,8 @@ from torch import Tensor
 from .linearise import Linearised, linearise
 
 if TYPE_CHECKING:
-    from ..model.problem import Problem, Values
+    from ..model.parameters import Values
+    from ..model.problem import Problem
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,7 @@ class Reader:
     @staticmethod
     def _covariate(problem: Problem, name: str, centre: float, spread: float) -> Tensor:
         values = problem.cov_observation.get(name)
-        if values is None:  # the page did not ask for it, else the Problem would have refused: nothing is lost
+        if values is None:  # the page does not read it, else the Problem would have refused these patients
             return torch.zeros(problem.n_subjects, 1, dtype=torch.float64)
         return (values - centre) / spread
 

@@ -1,13 +1,13 @@
 """Importance-weighted maximum likelihood: an encoder trained on simulated patients, and the likelihood on its draws.
 
     start      variational EM (`vem`)
-    search     train the encoder, draw from it for the real patients, maximise the simulated likelihood; repeat until the
-               parameters stand still and the draws carry weight for nearly everybody
+    search     train the encoder, draw from it for the real patients, maximise the simulated likelihood; repeat
+               until the parameters stand still and the draws carry weight for nearly everybody
     polish     train on while the learning rate decays; refresh the parameters until half-way, then freeze them
     finish     draw more and maximise until the expected loss of -2 log L to Monte Carlo is small
 
-The encoder never sees a real patient in training and the parameters never see a bound: the end is the maximum likelihood,
-whatever the family of q; a poor family costs effective sample size, which is watched.
+The encoder never sees a real patient in training and the parameters never see a bound: the end is the maximum
+likelihood, whatever the family of q; a poor family costs effective sample size, which is watched.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from .encoder import Encoder
-from .simulated import Evaluation, Maximum, SimulatedLikelihood, inverse_information, maximise
+from .maximise import Maximum, maximise
+from .simulated import Evaluation, SimulatedLikelihood
 from .train import Trainer
 from .vem import variational_em
 
@@ -37,7 +38,11 @@ SEARCH_LIMIT = 3000
 HOPELESS = 0.03
 """A median ESS / K under this, well into the search, ends the fit: the proposals miss the patients."""
 NUMBERS = 4_000_000
-"""Most entries of a `[draw, group, subject, time]` array."""
+"""Most predictions, `[draw, group, subject, time]`, held at once."""
+REFRESH, FINISH = 150_000, 500_000
+"""Predictions that a refresh and a round of the finish may always make: few patients get more draws each."""
+STILL = 0.02
+"""A move of this squared length, in units of the standard errors, needs no new linearisation."""
 ROUNDS = 6
 """Most rounds of the finish."""
 
@@ -52,6 +57,7 @@ class Course:
         free: the best parameters so far, `[P]`.
         stage: what is being done.
         reason: why the fit may not be used; empty when nothing is wrong.
+        success: what to say when nothing is wrong.
         steps: Adam steps taken.
         likelihood: the last simulated likelihood, once there is one; maximum: its maximum.
         deficit: expected loss of -2 log L to Monte Carlo error of the parameters, tr(H^-1 V).
@@ -64,6 +70,7 @@ class Course:
     free: Tensor
     stage: str = "start"
     reason: str = ""
+    success: str = "the parameters stand still and the draws carry weight"
     steps: int = 0
     likelihood: SimulatedLikelihood | None = None
     maximum: Maximum | None = None
@@ -72,11 +79,10 @@ class Course:
     notes: list[str] = field(default_factory=list)
 
 
-def draws_per_patient(problem: Problem, wanted: int, together: int = 20_000) -> int:
-    """K, a multiple of four: what is wanted, or more so that all patients have `together`, within what memory allows."""
-    n, width = problem.y.shape
-    most = max(20, NUMBERS // max(1, n * max(1, width)))
-    return 4 * math.ceil(min(max(wanted, together // max(1, n)), most) / 4)
+def draws_per_patient(problem: Problem, wanted: int, numbers: int = REFRESH) -> int:
+    """K, a multiple of four: what is wanted, or more where `numbers` predictions allow it; never beyond memory."""
+    one = max(1, problem.y.numel())
+    return 4 * math.ceil(min(max(wanted, numbers // one), max(20, NUMBERS // one)) / 4)
 
 
 def start(course: Course, settings: ELBO, tell: Note) -> None:
@@ -85,7 +91,7 @@ def start(course: Course, settings: ELBO, tell: Note) -> None:
     problem = course.problem
 
     def report(step: int, bound: float) -> None:
-        tell(course.stage, step, None, problem.ofv(bound))
+        tell(course.stage, step, None, None, f"bound {bound:.3f}")
 
     at = variational_em(problem, course.free, report=report)
     course.free = at.free
@@ -116,10 +122,10 @@ def search(course: Course, trainer: Trainer, settings: ELBO, generator: torch.Ge
         course.steps, steps = trainer.step, settings.block
         found = refresh(course, k, generator)
         low = _record(course, found, loss, tell)
-        if course.steps > 5 * settings.block and float(found.evaluation.ess.median()) < HOPELESS:
+        if course.steps > 5 * settings.block and float(found.first_ess.median()) < HOPELESS:
             course.reason = (
-                f"the encoder's draws miss the patients (median effective sample size under {HOPELESS:.0%} of K): the model "
-                "cannot produce these records at the present parameters; look at the data and the starting values"
+                f"the encoder's draws miss the patients (median effective sample size under {HOPELESS:.0%} of K): the"
+                " model cannot produce these records at the present parameters; look at the data and the starts"
             )
             return
         calm = calm + 1 if found.moved < 2.0 and low > 0.2 else 0
@@ -145,7 +151,7 @@ def finish(course: Course, settings: ELBO, generator: torch.Generator, tell: Not
     """Maximise on ever more draws until their noise costs less than `settings.precision` of -2 log L."""
     course.stage = "finish"
     problem = course.problem
-    k = draws_per_patient(problem, 2 * settings.draws, 100_000)
+    k = min(draws_per_patient(problem, 2 * settings.draws, FINISH), 4 * math.ceil(settings.most_draws / 4))
     if course.maximum is not None and course.likelihood is not None:
         k = max(k, _enough(problem, settings, course.likelihood.k, expected_loss(course.maximum.evaluation)))
     for _ in range(ROUNDS):
@@ -156,23 +162,41 @@ def finish(course: Course, settings: ELBO, generator: torch.Generator, tell: Not
         note = f"{k} draws, expected loss {course.deficit:.4f}"
         tell(course.stage, k, None, _objective(course), note)
         course.history.append(
-            {"stage": course.stage, "step": course.steps, "objective": _objective(course), "moved": found.moved, "k": k}
+            {
+                "stage": course.stage,
+                "step": course.steps,
+                "objective": _objective(course),
+                "moved": found.moved,
+                "k": k,
+            }
         )
         enough = _enough(problem, settings, k, course.deficit)
         if found.moved < 0.1 and (course.deficit < settings.precision or enough <= k):
             return
         k = max(k, enough)
+    if found.moved >= 0.1:
+        course.reason = (
+            "the parameters still moved when the last draws were taken: the data may not determine one of them; look at"
+            " the history, or fix it"
+        )
 
 
 def expected_loss(evaluation: Evaluation, information: Tensor | None = None) -> float:
-    """What Monte Carlo noise in the parameters costs of -2 log L on average, tr(H^-1 V); H by default from the scores."""
+    """What Monte Carlo noise in the parameters costs of -2 log L on average, tr(H^-1 V); H from the scores if None.
+
+    A direction so flat that noise moves it by more than one (a factor of e, mostly) costs no more than its curvature h:
+    the sum over the axes of H is of min(v / h, h).
+    """
     if information is None:
         information = evaluation.scores.mT @ evaluation.scores
-    return float(torch.trace(inverse_information(information) @ evaluation.score_noise))
+    curvature, axes = torch.linalg.eigh(information)
+    curvature = curvature.clamp_min(1e-12)
+    noise = ((axes.mT @ evaluation.score_noise) * axes.mT).sum(-1)
+    return float(torch.minimum(noise / curvature, curvature).sum())
 
 
 def _enough(problem: Problem, settings: ELBO, k: int, loss: float) -> int:
-    """Draws a patient that should bring the loss under the precision asked for; on lattices it falls a little faster than 1/K."""
+    """Draws a patient that should bring the loss under the precision (on lattices it falls faster than 1/K)."""
     if loss < settings.precision:
         return k
     wanted = k * max(1.5, 1.2 * (loss / settings.precision) ** 0.8)
@@ -181,21 +205,15 @@ def _enough(problem: Problem, settings: ELBO, k: int, loss: float) -> int:
 
 def settle(likelihood: SimulatedLikelihood, free: Tensor) -> tuple[SimulatedLikelihood, Maximum]:
     """The maximum on fixed draws; where predictions were linearised, again from each maximum until it stands still."""
-    found = maximise(likelihood, free, tolerance=1e-4)
+    found = maximise(likelihood, free, tolerance=1e-4, reach=1.0)
+    moved = found.moved
     for _ in range(8):
-        if not likelihood.tangents:
+        if not likelihood.tangents or found.moved < STILL:
             break
         likelihood = likelihood.renewed(found.free)
-        again = maximise(likelihood, found.free, tolerance=1e-4)
-        found = dataclasses.replace(again, moved=found.moved + again.moved)
-        if again.iterations == 1:
-            break
-    return likelihood, found
-
-
-def positive_definite(matrix: Tensor) -> bool:
-    """Whether a symmetric matrix has a Cholesky factor."""
-    return bool(matrix.isfinite().all()) and int(torch.linalg.cholesky_ex(matrix).info) == 0
+        found = maximise(likelihood, found.free, tolerance=1e-4, reach=1.0)
+        moved += found.moved
+    return likelihood, dataclasses.replace(found, moved=moved)
 
 
 def train_and_maximise(course: Course, settings: ELBO, tell: Note) -> None:

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from ..model.problem import Problem, Values
+    from ..model.parameters import Values
+    from ..model.problem import Problem
 
 STEP_LIMIT = 1.0
 """Largest move of a whitened eta in one step: one prior SD."""
@@ -88,6 +89,10 @@ def linearise(
         variance, slope = (variance * square).expand_as(f), (slope * square).expand_as(f)
         design = prediction.jac.movedim(0, -1) @ factor
         score, weight = gaussian_score(y - f, variance, slope)
+        lost = ~(score.isfinite() & weight.isfinite() & design.isfinite().all(-1))
+        if bool(lost.any()):  # a wild patient: what cannot be predicted says nothing
+            score, weight = score.masked_fill(lost, 0.0), weight.masked_fill(lost, 0.0)
+            design = design.masked_fill(lost.unsqueeze(-1), 0.0)
         pull = design.mT @ (score * mask).unsqueeze(-1)
         information = design.mT @ (design * (weight * mask).unsqueeze(-1)) + torch.diag_embed(precision)
         root = torch.linalg.cholesky(information)

@@ -4,11 +4,12 @@ With draws eta_ik of q_i carried along with the parameters (`transport`), subjec
 
     l_i(free) = log 1/K sum_k exp[ log p(y_i, eta_ik + T_i (free - free_0); free) - log q_i(eta_ik) ]
 
-a smooth function whose maximiser tends to the maximum likelihood as K grows, whatever q is. Along the thetas that have no
-eta of their own the prediction is linearised at free_0; value and scores are exact there, so `maximise` re-linearises
-until it stands still.
+a smooth function whose maximiser tends to the maximum likelihood as K grows, whatever q is. Along the thetas that
+have no eta of their own the prediction is linearised at free_0; value and scores are exact there, so `maximise` re-
+linearises until it stands still.
 
-Draws come in independent groups (`lattice`), `[draw, group, subject]`: the spread between groups is the Monte Carlo error.
+Draws come in independent groups (`lattice`), `[draw, group, subject]`: the spread between groups is the Monte Carlo
+error.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..model.problem import LOG_2PI
+from .families import log_diagonal
 from .linearise import gaussian_score
-from .posterior import LOG_2PI, log_diagonal
 from .transport import Chart
 
 if TYPE_CHECKING:
@@ -82,12 +84,17 @@ class SimulatedLikelihood:
         free: free_0, where the draws were made, `[P]`.
         eta: draws, `[draw, group, subject, q]`.
         log_q: their log density under q, `[draw, group, subject]`.
+        chart: how draws are carried; by default as the spread of the draws suggests.
     """
 
-    def __init__(self, problem: Problem, free: Tensor, eta: Tensor, log_q: Tensor) -> None:
-        self.problem, self.chart = problem, Chart(problem)
-        self.log_q = log_q
-        moves = self.chart.transport(free, problem.values(free), eta.mean((0, 1)))
+    def __init__(
+        self, problem: Problem, free: Tensor, eta: Tensor, log_q: Tensor, chart: Chart | None = None
+    ) -> None:
+        self.problem, self.log_q = problem, log_q
+        centre = eta.mean((0, 1))
+        spread = (eta - centre).square().mean((0, 1))
+        self.chart = Chart.of(problem, problem.omega(free), spread) if chart is None else chart
+        moves = self.chart.transport(free, problem.values(free), centre)
         self._linearise(free, eta, moves)
 
     def _linearise(self, free: Tensor, eta: Tensor, moves: Tensor) -> None:
@@ -97,24 +104,25 @@ class SimulatedLikelihood:
         self.eta, self.tangents = outermost(eta), []
         if not chart.others:
             self.f = outermost(problem.predict(eta, values).f)
-            return
-        along = moves[:, :, chart.others].movedim(-1, 0)[:, None, None]
-        prediction = problem.predict(eta, values, 1, chart.directions(free, along))
-        assert prediction.jac is not None
-        self.f, self.tangents = outermost(prediction.f), [outermost(x) for x in prediction.jac]
+        else:
+            along = moves[:, :, chart.others].movedim(-1, 0)[:, None, None]
+            prediction = problem.predict(eta, values, 1, chart.directions(free, along))
+            assert prediction.jac is not None
+            self.f, self.tangents = outermost(prediction.f), [outermost(x) for x in prediction.jac]
+        self._drop_lost_draws()
+
+    def _drop_lost_draws(self) -> None:
+        """Draws without a finite prediction get weight zero, and a prediction that harms no sum."""
+        lost = ~torch.stack([self.f, *self.tangents]).isfinite().all(0)
+        if bool(lost.any()):
+            self.log_q = self.log_q.masked_fill(lost.any(-1), math.inf)
+            self.f = torch.where(lost, self.problem.y, self.f)
+            self.tangents = [x.masked_fill(lost, 0.0) for x in self.tangents]
 
     @property
     def k(self) -> int:
         """Draws a subject, K."""
         return self.eta.shape[0] * self.eta.shape[1]
-
-    def thinned(self, k: int) -> SimulatedLikelihood:
-        """The same on the first `k` draws of each subject."""
-        keep = slice(0, max(1, k // self.eta.shape[1]))
-        other = copy.copy(self)
-        other.eta, other.f, other.log_q = (outermost(x) for x in (self.eta[keep], self.f[keep], self.log_q[keep]))
-        other.tangents = [outermost(x[keep]) for x in self.tangents]
-        return other
 
     def carried(self, free: Tensor) -> SimulatedLikelihood:
         """The same function, its draws carried to `free [P]` and its predictions exact there."""
@@ -134,7 +142,9 @@ class SimulatedLikelihood:
         return other
 
     def _shift(self, move: Tensor) -> Tensor:
-        """How far the draws are carried `[..., subject, q]` by a move of the parameters `[P]` or `[..., subject, P]`."""
+        """How far the draws are carried `[..., subject, q]` by a move of the parameters `[P]` or `[..., subject,
+        P]`.
+        """
         return (self.moves @ move.unsqueeze(-1)).squeeze(-1)
 
     def __call__(self, free: Tensor) -> Evaluation:
@@ -185,10 +195,11 @@ class SimulatedLikelihood:
         factor = self.problem.values(free).factor
         flat = eta.movedim(-1, 0)
         white = (torch.linalg.inv(factor) @ flat.flatten(1)).reshape(flat.shape)
-        return -0.5 * (white * white).sum(0) - log_diagonal(factor) - 0.5 * len(factor) * LOG_2PI
+        density: Tensor = -0.5 * (white * white).sum(0) - log_diagonal(factor) - 0.5 * len(factor) * LOG_2PI
+        return density
 
     def _prior_scores(self, free: Tensor, eta: Tensor, weight: Tensor) -> Tensor:
-        """What log p(eta; Omega) adds to the scores, through Omega and through the carried draws, `[group, subject, P]`."""
+        """What log p(eta; Omega) adds to the scores `[group, subject, P]`: through Omega, and through carried draws."""
         q = eta.shape[-1]
         mean = torch.stack([(weight * eta[..., i]).sum(0) for i in range(q)], -1)
         second = torch.zeros(*mean.shape, q, dtype=mean.dtype)
@@ -217,92 +228,7 @@ class SimulatedLikelihood:
 
 
 def outermost(x: Tensor) -> Tensor:
-    """The same tensor laid out in memory with its last, short axis outermost: sums over it then run along whole rows."""
+    """The same tensor laid out in memory with its last, short axis outermost: sums over it then run along whole
+    rows.
+    """
     return x.movedim(-1, 0).contiguous().movedim(0, -1)
-
-
-@dataclass(frozen=True)
-class Maximum:
-    """Where a search for the maximum ended.
-
-    Args:
-        free: `[P]`.
-        evaluation: there.
-        moved: squared length of the whole move in the metric of the first score outer product: twice the gain that a
-            quadratic likelihood would have made.
-        iterations: steps taken.
-        settled: whether the predicted gain fell under the tolerance.
-    """
-
-    free: Tensor
-    evaluation: Evaluation
-    moved: float
-    iterations: int
-    settled: bool
-
-
-def maximise(
-    likelihood: SimulatedLikelihood,
-    free: Tensor,
-    *,
-    iterations: int = 40,
-    step_limit: float = 0.3,
-    reach: float = math.inf,
-    tolerance: float = 1e-3,
-    least_ess: float = 0.03,
-) -> Maximum:
-    """BFGS on the simulated likelihood; the first metric is the outer product of the subjects' scores.
-
-    Args:
-        likelihood: on its fixed draws.
-        free: start, `[P]`.
-        iterations: at most.
-        step_limit: largest entry of one step.
-        reach: largest entry of the whole move (draws are only good near where they were made).
-        tolerance: stop when the predicted gain in log likelihood is under this.
-        least_ess: stop when the median ESS / K falls under this.
-    """
-    start = free
-    here = likelihood(free)
-    outer = here.scores.mT @ here.scores
-    metric = inverse_information(outer)
-    identity = torch.eye(len(free), dtype=torch.float64)
-    count, settled = 0, False
-    for count in range(1, iterations + 1):
-        gradient = here.gradient
-        step = metric @ gradient
-        if float(step @ gradient) < tolerance:
-            settled = True
-            break
-        step = step * min(1.0, step_limit / float(step.abs().max()))
-        found = _line_search(likelihood, free, here, step, start, reach)
-        if found is None:
-            break
-        new, there = found
-        s, y = new - free, gradient - there.gradient
-        free, here = new, there
-        curvature = float(s @ y)
-        if curvature > 1e-10:
-            left = identity - torch.outer(s, y) / curvature
-            metric = left @ metric @ left.mT + torch.outer(s, s) / curvature
-        if float(here.ess.median()) < least_ess:
-            break
-    off = free - start
-    return Maximum(free, here, float(off @ outer @ off), count, settled)
-
-
-def _line_search(
-    likelihood: SimulatedLikelihood, free: Tensor, here: Evaluation, step: Tensor, start: Tensor, reach: float
-) -> tuple[Tensor, Evaluation] | None:
-    for _ in range(10):
-        new = torch.minimum(torch.maximum(free + step, start - reach), start + reach)
-        there = likelihood(new)
-        if there.log_likelihood > here.log_likelihood:
-            return new, there
-        step = 0.4 * step
-    return None
-
-
-def inverse_information(information: Tensor, ridge: float = 1e-3) -> Tensor:
-    """Inverse of an information matrix, steadied by a ridge that is small beside any parameter worth estimating."""
-    return torch.linalg.inv(information + ridge * torch.eye(len(information), dtype=information.dtype))

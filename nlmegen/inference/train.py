@@ -2,9 +2,10 @@
 
     minimise  -E_{eta ~ p(eta), y ~ p(y | eta)} log q(eta | y)
 
-The expectation runs over simulated pairs, so that no likelihood is differentiated and q covers its target (the inclusive
-KL; Papamakarios & Murray 2016, arXiv:1605.06376). Each simulated patient comes from a population whose omega_sd and
-residual SD are a little wider or narrower, and is told so: the encoder then follows parameters that still move.
+The expectation runs over simulated pairs, so that no likelihood is differentiated and q covers its target (the
+inclusive KL; Papamakarios & Murray 2016, arXiv:1605.06376). Each simulated patient comes from a population whose
+omega_sd and residual SD are a little wider or narrower, and is told so: the encoder then follows parameters that
+still move.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from .encoder import Encoder
 from .features import Record
 
 if TYPE_CHECKING:
-    from ..model.problem import Problem, Values
+    from ..model.parameters import Values
+    from ..model.problem import Problem
 
 WARM_UP = 50
 """Adam steps over which the learning rate rises."""
@@ -122,7 +124,9 @@ class Trainer:
         return rate
 
     def train(self, values: Values, steps: int) -> float:
-        """Some Adam steps on fresh patients drawn at `values`; returns the mean loss (nats a patient, of standardised w)."""
+        """Some Adam steps on fresh patients drawn at `values`; returns the mean loss (nats a patient, of
+        standardised w).
+        """
         pool = simulate_pool(
             self.problem, self.encoder, values, steps * self.batch, self.generator, varied=self.varied
         )

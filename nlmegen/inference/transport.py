@@ -1,11 +1,12 @@
 """How draws of eta move when a fixed effect moves, so that their weights hardly change.
 
 Fixed draws are good for the parameters at which they were drawn. When free parameter a moves by d, each subject's draws
-are carried along, eta + T_a d, with T_a a constant of the subject: a translation, which preserves volume, so the density
-under q of a carried draw is that of the draw and the weights stay exact.
+are carried along, eta + T_a d, with T_a a constant of the subject: a translation, which preserves volume, so the
+density under q of a carried draw is that of the draw and the weights stay exact.
 
     mu-referenced pair (a, k):   T_a = -1 in eta k       phi = mu + eta stays put, and so does the prediction
     any other theta:             T_a = -(J' W J + Omega^-1)^-1 J' W J_a      the shift of the linearised posterior
+                                 (and any theta whose own eta the data hardly see: as omega -> 0, T -> 0)
     omega and sigma:             T_a = 0
 """
 
@@ -22,7 +23,11 @@ from ..model.problem import Directions
 from .linearise import gaussian_score
 
 if TYPE_CHECKING:
-    from ..model.problem import Problem, Values
+    from ..model.parameters import Values
+    from ..model.problem import Problem
+
+LOOSE = 0.8
+"""An eta whose posterior variance is on average more than this share of its prior variance is loose."""
 
 
 @dataclass(frozen=True)
@@ -31,21 +36,31 @@ class Chart:
 
     Args:
         problem: the binding of page and data.
+        loose: etas of which the data say little; a theta paired with one of them is carried like any other, because
+            holding phi = mu + eta while mu moves would cost the prior what the data do not repay.
     """
 
     problem: Problem
+    loose: frozenset[int] = frozenset()
+
+    @classmethod
+    def of(cls, problem: Problem, omega: Tensor, variance: Tensor) -> Chart:
+        """The chart that suits posterior variances of eta `variance [subject, q]` under the prior `omega [q, q]`."""
+        share = variance.mean(0) / omega.diagonal()
+        return cls(problem, frozenset(k for k, x in enumerate(share.tolist()) if not x < LOOSE))
 
     @cached_property
     def paired(self) -> dict[int, int]:
-        """Free index -> eta index of the mu-referenced thetas (the first eta, where there are several)."""
+        """Free index -> eta index of the mu-referenced thetas that hold phi (the first eta of several)."""
         pairs: dict[int, int] = {}
         for a, k in self.problem.mu_pairs:
-            pairs.setdefault(a, k)
+            if k not in self.loose:
+                pairs.setdefault(a, k)
         return pairs
 
     @cached_property
     def others(self) -> list[int]:
-        """Free indices of the thetas without an eta of their own."""
+        """Free indices of all other thetas."""
         n = self.problem.layout.n_theta
         return [a for a, j in enumerate(self.problem.free_index.tolist()) if j < n and a not in self.paired]
 
@@ -101,7 +116,8 @@ class Chart:
         still = torch.zeros(len(self.others), 1, q, dtype=torch.float64)
         by_theta = problem.predict(centre, values, 1, self.directions(free, still)).jac
         prediction = problem.predict(centre, values, 1)
-        assert by_theta is not None and prediction.jac is not None
+        assert by_theta is not None
+        assert prediction.jac is not None
         variance, slope, _ = problem.variance(prediction.f, values)
         weight = gaussian_score(problem.y - prediction.f, variance, slope)[1] * problem.mask
         jac = prediction.jac.movedim(0, -1)

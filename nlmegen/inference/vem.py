@@ -4,9 +4,9 @@ The bound on log p(y) of subject i for q_i = N(m, C),
 
     E_q log p(y | eta) - KL(q || N(0, Omega)),
 
-is taken on the 2q cubature points m +- sqrt(q) L_j (degree 3, C = L L'). The E-step is a damped natural gradient in m and
-C^-1 (Khan & Rue 2023, arXiv:2107.04562) with expected information in place of the Hessian and a line search a subject;
-the M-step is closed for mu-referenced thetas and Omega, a Fisher step for the other thetas and for sigma.
+is taken on the 2q cubature points m +- sqrt(q) L_j (degree 3, C = L L'). The E-step is a damped natural gradient in
+m and C^-1 (Khan & Rue 2023, arXiv:2107.04562) with expected information in place of the Hessian and a line search a
+subject; the M-step is closed for mu-referenced thetas and Omega, a Fisher step for the other thetas and for sigma.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from ..errors import FitError
+from .families import kl_divergence
 from .linearise import gaussian_score
-from .posterior import kl_divergence
 from .transport import Chart
 
 if TYPE_CHECKING:
@@ -104,9 +104,9 @@ def _damped(problem: Problem, at: Variational, step: Tensor, target: Tensor) -> 
     for _ in range(HALVINGS):
         new_mean = at.mean[pending] + size * step[pending]
         blend = torch.lerp(present[pending], target[pending], size)
-        new_factor = torch.linalg.cholesky(torch.linalg.inv(blend))
+        new_factor, lost = torch.linalg.cholesky_ex(torch.linalg.inv(blend))
         new_bound = gaussian_bound(some, at.free, new_mean, new_factor)
-        better = new_bound > at.bound[pending]
+        better = (new_bound > at.bound[pending]) & (lost == 0)
         risen = pending[better]
         mean[risen], factor[risen], bound[risen] = new_mean[better], new_factor[better], new_bound[better]
         pending = pending[~better]
@@ -117,7 +117,9 @@ def _damped(problem: Problem, at: Variational, step: Tensor, target: Tensor) -> 
 
 
 def maximisation_step(problem: Problem, chart: Chart, at: Variational) -> Variational:
-    """New parameters for the present q: thetas (the q are carried along), Omega, then sigma; halved until the bound rises."""
+    """New parameters for the present q: thetas (the q are carried along), Omega, then sigma; halved until the bound
+    rises.
+    """
     moves = chart.transport(at.free, problem.values(at.free), at.mean)
     step = _theta_step(problem, chart, at, moves)
     for _ in range(HALVINGS):
@@ -141,7 +143,9 @@ def _bounded(problem: Problem, free: Tensor, mean: Tensor, factor: Tensor) -> Va
 
 
 def _theta_step(problem: Problem, chart: Chart, at: Variational, moves: Tensor) -> Tensor:
-    """Gauss-Newton step of the thetas in the bound, the means moving by `moves [subject, q, P]`; zero for the rest, `[P]`."""
+    """Gauss-Newton step of the thetas in the bound, the means moving by `moves [subject, q, P]`; zero for the rest,
+    `[P]`.
+    """
     values = problem.values(at.free)
     thetas = [*chart.paired, *chart.others]
     precision = torch.cholesky_inverse(values.factor)
@@ -173,14 +177,16 @@ def _sigma_step(problem: Problem, chart: Chart, at: Variational) -> Variational:
         return at
     points = cubature(at.mean, at.factor)
     f = problem.predict(points, problem.values(at.free)).f
+
+    def residual_variance(free: Tensor) -> Tensor:
+        return problem.variance(f, problem.values(free))[0].expand(f.shape)
+
+    variance = residual_variance(at.free)
     tangents = []
     for a in chart.sigmas:
         unit = torch.zeros_like(at.free)
         unit[a] = 1.0
-        variance, tangent = torch.func.jvp(
-            lambda free: problem.variance(f, problem.values(free))[0].expand(f.shape), (at.free,), (unit,)
-        )
-        tangents.append((tangent / variance * problem.mask).flatten())
+        tangents.append((_tangent(residual_variance, at.free, unit) / variance * problem.mask).flatten())
     jac = torch.stack(tangents)
     residual = problem.y - f
     excess = ((residual * residual / variance - 1.0) * problem.mask).flatten()
@@ -193,6 +199,11 @@ def _sigma_step(problem: Problem, chart: Chart, at: Variational) -> Variational:
             return new
         step = 0.4 * step
     return at
+
+
+def _tangent(function: Callable[[Tensor], Tensor], x: Tensor, along: Tensor) -> Tensor:
+    tangent: Tensor = torch.func.jvp(function, (x,), (along,))[1]
+    return tangent
 
 
 def variational_em(
@@ -218,7 +229,6 @@ def variational_em(
     Raises:
         FitError: when the bound is not finite at the start.
     """
-    chart = Chart(problem)
     at = start_at(problem, free)
     if not bool(at.bound.isfinite().all()):
         raise FitError(_not_finite(problem, at.bound))
@@ -226,7 +236,8 @@ def variational_em(
     for k in range(iterations):
         for _ in range(first if k == 0 else inner):
             at = expectation_step(problem, at)
-        at = maximisation_step(problem, chart, at)
+        variance = at.covariance.diagonal(dim1=-2, dim2=-1)
+        at = maximisation_step(problem, Chart.of(problem, problem.omega(at.free), variance), at)
         total = float(at.bound.sum())
         if report is not None:
             report(k + 1, total)

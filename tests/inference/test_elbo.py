@@ -287,7 +287,8 @@ class TestRefusals:
 
 
 def test_draws_follow_the_number_of_patients_and_the_memory():
-    assert draws_per_patient(oral_problem(10), 100) == 2000
+    assert oral_problem(10).y.shape == (10, 5)
+    assert draws_per_patient(oral_problem(10), 100) == 3000
     assert draws_per_patient(oral_problem(10), 100) % 4 == 0
     big = oral_problem(10).select(torch.arange(10).repeat(40_000))
     assert draws_per_patient(big, 100) == 20

@@ -111,9 +111,6 @@ def test_elbo_is_maximum_likelihood(elbo: nl.Fit) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    strict=True, reason="R is differenced on too few draws: wide effects get errors far from the truth"
-)
 def test_elbo_standard_errors(elbo: nl.Fit) -> None:
     wanted = natural_errors(straight_problem(60, seed=5), elbo.estimate.free)
     found = torch.tensor(elbo.parameters["se"].to_numpy())
