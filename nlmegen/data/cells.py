@@ -74,8 +74,12 @@ def typed(raw: Raw) -> Table:
 
 def _typed_column(raw: Raw, name: str, warnings: list[str]) -> NDArray[Any]:
     cells = raw.cells[name]
-    if isinstance(cells, list) and len("".join(cells).split()) > 1:
-        cells = [cell.strip() for cell in cells]
+    if isinstance(cells, list):
+        joined = "".join(cells)
+        if joined.split() != [
+            joined
+        ]:  # one search for blanks is cheaper than stripping every cell of a clean column
+            cells = [cell.strip() for cell in cells]
     if name == "id":
         return _typed_ids(raw, cells)
     if not isinstance(cells, list):

@@ -32,6 +32,8 @@ UNSUPPORTED: dict[str, str] = {
     "alag": "lag times are not supported yet: move the dose's TIME",
     "occ": "occasions (inter-occasion variability) are not supported yet: leave the column out",
     "cens": "censored observations are not supported yet: leave them out (ignore=['cens != 0']) or set MDV=1",
+    "blq": "censored observations are not supported yet: leave them out (ignore=['blq != 0']) or set MDV=1",
+    "bql": "censored observations are not supported yet: leave them out (ignore=['bql != 0']) or set MDV=1",
     "lloq": "a limit of quantification is not supported yet: leave the column out and set MDV=1 below the limit",
     "limit": "censoring limits are not supported yet: leave the column out and set MDV=1 on censored records",
     "date": "calendar dates are not supported: put the elapsed time since the first record into TIME",
@@ -40,6 +42,15 @@ UNSUPPORTED: dict[str, str] = {
     "call": "CALL is not supported: leave the column out",
 }
 """Reserved columns whose use (a value other than 0 or missing) asks for something that is not there yet."""
+
+_LOOKALIKES = (
+    (re.compile(r"l2"), "the flag of correlated observations"),
+    (re.compile(r"f\d+"), "bioavailability"),
+    (re.compile(r"d\d+|tinf"), "the duration of an infusion"),
+    (re.compile(r"r\d+"), "the rate of an infusion"),
+    (re.compile(r"s\d+"), "the scale of a compartment"),
+    (re.compile(r"tlag"), "a lag time"),
+)  # names that say something about doses or observations to other programs, and nothing here
 
 _ALIASES = {"dat1": "date", "dat2": "date", "dat3": "date"}
 NOT_A_NUMBER = re.compile(r"[+-]?(nan|inf|infinity)|#?n/?a!?|null|none|missing|#.*!|#num", re.IGNORECASE)
@@ -62,6 +73,11 @@ def unsupported_kind(name: str) -> str | None:
     if re.fullmatch(r"a?lag\d+", name):
         return "alag"
     return _ALIASES.get(name)
+
+
+def lookalike(name: str) -> str | None:
+    """Return what the column `name` (lower case) means to other programs although it is a covariate here, or None."""
+    return next((meaning for pattern, meaning in _LOOKALIKES if pattern.fullmatch(name)), None)
 
 
 def is_reserved(name: str) -> bool:

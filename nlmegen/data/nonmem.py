@@ -11,7 +11,7 @@ from nlmegen.data.cells import raw_from_frame, typed
 from nlmegen.data.columns import Table
 from nlmegen.data.csvtext import read_text, split_cells
 from nlmegen.data.population import Population, build, csv_text
-from nlmegen.data.selection import renamed, selected, split_ignore
+from nlmegen.data.selection import checked_rename, renamed, selected, split_ignore
 from nlmegen.errors import DataError
 
 Source = str | Path | pd.DataFrame
@@ -33,8 +33,9 @@ def read_nonmem(
     The file is UTF-8 csv with a header; upper and lower case of names are the same. ID, TIME and DV are required;
     AMT, EVID, MDV, RATE, ADDL, II, CMT, DVID are used where present, and every other numeric column is a
     covariate (columns that a fit or a simulation appends, such as PRED, CWRES, ETA_CL, and text columns are kept
-    in the table only). `.` and an empty cell are missing. What each column may hold is stated in
-    `nlmegen.data.records.read_records`, when doses happen in `nlmegen.data.events.Events`. Column order is free.
+    in the table only; F1, D1, R1, S1, L2, TLAG and TINF are covariates with a DataWarning: they change no dose).
+    `.` and an empty cell are missing. What each column may hold is stated in `nlmegen.data.records.read_records`,
+    when doses happen in `nlmegen.data.events.Events`. Column order is free.
 
     Args:
         path_or_df: A path, or a DataFrame (its row k counts as line k + 2 in messages).
@@ -78,13 +79,14 @@ def read_table(
         DataError: the file or a cell cannot be read.
     """
     comment, conditions = split_ignore(ignore)
+    names = checked_rename(rename)
     if isinstance(path_or_df, pd.DataFrame):
         raw = raw_from_frame(path_or_df)
     elif isinstance(path_or_df, str | Path):
-        raw = split_cells(read_text(Path(path_or_df)), comment, rename or {})
+        raw = split_cells(read_text(Path(path_or_df)), comment, names)
     else:
         raise DataError(f"expected a path or a DataFrame, got a {type(path_or_df).__name__}")
-    return typed(selected(renamed(raw, rename or {}), conditions, accept))
+    return typed(selected(renamed(raw, names), conditions, accept))
 
 
 def write_nonmem(population: Population | pd.DataFrame, path: str | Path) -> Path:

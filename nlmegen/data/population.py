@@ -19,6 +19,7 @@ from nlmegen.data.cells import raw_from_frame, typed
 from nlmegen.data.columns import Bools, DataWarning, Floats, Ints, Table
 from nlmegen.data.events import Events, Kind, Timeline, covariate_in_segments, timeline
 from nlmegen.data.labels import Label
+from nlmegen.data.padding import padded, positions, ranges, widened
 from nlmegen.data.records import Records, read_records
 from nlmegen.errors import DataError, nearest
 
@@ -118,7 +119,8 @@ class Population:
             df: The records; see `nlmegen.read_nonmem` for the columns. Row k counts as line k + 2 in messages.
             interpolation: "nonmem", "locf" or "linear".
             time_unit, amount_unit, dv_unit: Units, for labels only.
-            covariates: The columns to take as covariates; every numeric one without a meaning of its own by default.
+            covariates: List of the columns to take as covariates; by default every numeric one without a meaning of
+                its own.
             warn: Whether to emit `warnings` as DataWarning too.
 
         Raises:
@@ -152,7 +154,7 @@ class Population:
         """Every record in file order, lower-case columns, as they were read; do not change it in place."""
         if not self._selected:
             return self._frame
-        return self._frame.iloc[_ranges(self._start.numpy(), self._count.numpy())].reset_index(drop=True)
+        return self._frame.iloc[ranges(self._start.numpy(), self._count.numpy())].reset_index(drop=True)
 
     def to_table(self) -> pd.DataFrame:
         """Return a copy of `table`: `Population.from_table` of it gives this Population again."""
@@ -173,14 +175,9 @@ class Population:
             index: [M] positions of subjects (negative ones count from the end), or an [N] bool mask.
 
         Raises:
-            DataError: a position outside the subjects.
+            DataError: a position outside the subjects, no whole number, or a mask of another length.
         """
-        index = torch.as_tensor(np.asarray(index) if not isinstance(index, Tensor) else index)
-        index = torch.nonzero(index).flatten() if index.dtype == torch.bool else index.to(torch.int64)
-        size = self.n_subjects
-        if index.numel() and (int(index.min()) < -size or int(index.max()) >= size):
-            raise DataError(f"expected positions of subjects from 0 to {size - 1}, got {index.tolist()[:10]}")
-        index = torch.where(index < 0, index + size, index)
+        index = positions(index, self.n_subjects)
         count = self._count[index]
         start = torch.cumsum(count, 0) - count
         old = torch.cumsum(self._count, 0) - self._count if self._selected else self._start
@@ -212,7 +209,8 @@ class Population:
         """Return the same subjects with only these covariates; the others no longer bound segments.
 
         A column that changes at every record (a log of DV, a record number) makes every record a segment; a model that
-        does not use it need not pay for it. Nothing is rebuilt where the events stay the same.
+        does not use it need not pay for it. Nothing is rebuilt where the events stay the same; observations, labels
+        and the width of their padding stay as they are in any case.
 
         Args:
             names: Covariates to keep.
@@ -220,13 +218,16 @@ class Population:
         Raises:
             DataError: there is no such covariate.
         """
+        _refuse_one_text(names)
         for name in names:
             if name not in self.covariates:
                 raise DataError(
                     f"expected a covariate of the table, got {name!r}.{nearest(name, self.covariates)}"
                 )
         kept = {name: item for name, item in self.covariates.items() if name in names}
-        if not any(item.varies for name, item in self.covariates.items() if name not in kept):
+        if not len(self) or not any(
+            item.varies for name, item in self.covariates.items() if name not in kept
+        ):
             return replace(self, covariates=kept)
         numbered = self.table.assign(
             id=np.repeat(np.arange(len(self)), self._count.numpy())
@@ -234,7 +235,22 @@ class Population:
         units = (self.time_unit, self.amount_unit, self.dv_unit)
         table = typed(raw_from_frame(numbered))
         built = build(table, self.interpolation, units, covariates=list(kept), warn=False)
-        return replace(built, ids=self.ids, warnings=self.warnings, _frame=self.table)
+        # A selection may be padded beyond its own longest subject, and know labels that it does not use.
+        width = self.time.shape[1]
+        label = [self.compartments.index(x) if x in self.compartments else 0 for x in built.compartments]
+        return replace(
+            self,
+            segment=widened(built.segment, width),
+            events=replace(built.events, compartment=torch.tensor(label)[built.events.compartment]),
+            covariates={
+                name: replace(item, observation=widened(item.observation, width)) if item.varies else item
+                for name, item in built.covariates.items()
+            },
+            _frame=self.table,
+            _start=built._start,
+            _count=built._count,
+            _selected=False,
+        )
 
     def __repr__(self) -> str:
         return describe.text(self)
@@ -265,11 +281,14 @@ def build(
     """
     if interpolation not in INTERPOLATIONS:
         raise DataError(f"expected interpolation 'nonmem', 'locf' or 'linear', got {interpolation!r}")
-    records = read_records(table, None if covariates is None else tuple(name.lower() for name in covariates))
+    _refuse_one_text(covariates)
+    records = read_records(
+        table, None if covariates is None else tuple(str(name).lower() for name in covariates)
+    )
     line = timeline(records, interpolation)
     observed = np.flatnonzero(records.observed)
-    at, mask = _padded(observed, records.subject[observed], records.start)
-    event, real = _padded(np.arange(len(line.time)), records.subject[line.record], line.start)
+    at, mask = padded(observed, records.subject[observed], records.start)
+    event, real = padded(np.arange(len(line.time)), records.subject[line.record], line.start)
     if warn:
         for text in records.warnings:
             python_warnings.warn(text, DataWarning, stacklevel=3)
@@ -320,19 +339,6 @@ def _whole(column: pd.Series[Any]) -> pd.Series[Any]:
     return column
 
 
-def _padded(items: Ints, subject: Ints, default: Ints) -> tuple[Ints, Bools]:
-    """Arrange items (ordered by subject) as [subject, width]; padding repeats the last one, or `default` if none."""
-    count = np.bincount(subject, minlength=len(default))
-    width = max(int(count.max(initial=0)), 1)
-    column = np.arange(width)
-    mask = column < count[:, None]
-    position = (np.cumsum(count) - count)[:, None] + np.minimum(column, np.maximum(count - 1, 0)[:, None])
-    if not len(items):
-        return np.broadcast_to(default[:, None], mask.shape).copy(), mask
-    found = items[np.minimum(position, len(items) - 1)]
-    return np.where(count[:, None] > 0, found, default[:, None]), mask
-
-
 def _events(line: Timeline, event: Ints, real: Bools) -> Events:
     return Events(
         time=torch.from_numpy(line.time[event]),
@@ -360,7 +366,7 @@ def _covariate(
     return Covariate(name, torch.from_numpy(values[at]), torch.from_numpy(segments[event]), varies=True)
 
 
-def _ranges(start: Ints, count: Ints) -> Ints:
-    """Return the concatenation of arange(start_k, start_k + count_k)."""
-    offset = np.repeat(start - (np.cumsum(count) - count), count)
-    return np.asarray(np.arange(int(count.sum())) + offset, dtype=np.int64)
+def _refuse_one_text(names: Sequence[str] | None) -> None:
+    """A text is a sequence of letters, so that "wt" would ask for the covariates w and t."""
+    if isinstance(names, str):
+        raise DataError(f"expected a list of covariates, got the text {names!r}; write [{names!r}]")

@@ -10,8 +10,18 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from nlmegen.data.columns import UNSUPPORTED, Bools, Floats, Ints, Table, is_reserved, unsupported_kind
+from nlmegen.data.columns import (
+    UNSUPPORTED,
+    Bools,
+    Floats,
+    Ints,
+    Table,
+    is_reserved,
+    lookalike,
+    unsupported_kind,
+)
 from nlmegen.data.labels import Label, read_compartments, read_dvids
+from nlmegen.errors import DataError, nearest
 
 MOST_ADDITIONAL = 100_000  # a slip of the keyboard should not fill the memory
 
@@ -68,15 +78,16 @@ def read_records(table: Table, covariates: tuple[str, ...] | None = None) -> Rec
     - AMT: positive on doses, 0 or missing elsewhere. RATE > 0: an infusion of AMT/RATE time units.
     - ADDL, II: as many more doses, II apart.
     - CMT: on a dose, the compartment by number (1 is the first) or name; 0 or missing is the default compartment.
-    - DVID: on an observation, the endpoint by number or name.
-    - Any other numeric column is a covariate and has a value on every record.
+    - DVID: on an observation, the endpoint by number or name; the text "1" is the number 1.
+    - Any other numeric column is a covariate and has a value on every record. F1, D1, R1, S1, L2, TLAG and TINF are
+      covariates too, with a warning: they do not change a dose or an observation.
 
     Args:
         table: The table.
         covariates: Names of the covariates to take; all numeric columns without a meaning of their own if None.
 
     Raises:
-        DataError: a record breaks one of these rules, or uses what is not supported yet.
+        DataError: a record breaks one of these rules, or uses what is not supported yet; an unknown covariate.
     """
     ids, subject, start, count = _subjects(table)
     _refuse_unsupported(table)
@@ -97,12 +108,15 @@ def read_records(table: Table, covariates: tuple[str, ...] | None = None) -> Rec
     _check_order(table, block, time)
     compartment, compartments = read_compartments(table, dosed, observed)
     dvid, dvids = read_dvids(table, observed)
+    found = _covariates(table, covariates)
     warnings = [*table.warnings, *_odd(table, ids, subject, dosed, observed, interval, additional)]
+    if covariates is None:  # a column that was asked for by name is meant as a covariate
+        warnings += _lookalikes(table, found)
     return Records(
         ids=ids, subject=subject, start=start, count=count, block=block, time=time, dv=dv, amount=amount, rate=rate,
         interval=interval, evid=evid, additional=additional.astype(np.int64), observed=observed, dosed=dosed,
         compartment=compartment, dvid=dvid, compartments=compartments, dvids=dvids,
-        covariates=_covariates(table, covariates), warnings=tuple(warnings),
+        covariates=found, warnings=tuple(warnings),
     )  # fmt: skip
 
 
@@ -298,15 +312,20 @@ def _check_order(table: Table, block: Ints, time: Floats) -> None:
 
 
 def _covariates(table: Table, names: tuple[str, ...] | None) -> dict[str, Floats]:
+    possible = [
+        name
+        for name in table.frame.columns
+        if not is_reserved(name) and pd.api.types.is_numeric_dtype(table.frame[name]) and table.has(name)
+    ]
+    for name in names or ():
+        if name not in possible:
+            raise DataError(
+                "expected a covariate: a numeric column without a meaning of its own, "
+                f"got {name!r}.{nearest(name, possible)}"
+            )
     found: dict[str, Floats] = {}
-    for name in table.frame.columns:
-        numeric = pd.api.types.is_numeric_dtype(table.frame[name])
-        if (
-            is_reserved(name)
-            or not numeric
-            or not table.has(name)
-            or (names is not None and name not in names)
-        ):
+    for name in possible:
+        if names is not None and name not in names:
             continue
         values = table.frame[name].to_numpy(np.float64)
         _check(
@@ -318,6 +337,15 @@ def _covariates(table: Table, names: tuple[str, ...] | None) -> dict[str, Floats
         )
         found[name] = values
     return found
+
+
+def _lookalikes(table: Table, covariates: dict[str, Floats]) -> list[str]:
+    return [
+        f"column {table.name(name)} is read as a covariate only: elsewhere it may be {lookalike(name)}, here it "
+        f"changes no dose and no observation; rename={{'{table.name(name)}': None}} leaves it out"
+        for name, values in covariates.items()
+        if lookalike(name) and values.any()
+    ]
 
 
 def _odd(

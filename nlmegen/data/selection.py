@@ -34,6 +34,7 @@ _CONDITION = re.compile(
     re.IGNORECASE,
 )
 _DROP = ("drop", "skip")
+_EQUALITY = (operator.eq, operator.ne)
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Condition:
         """Return [R], where the condition holds. A missing value meets no condition.
 
         Raises:
-            DataError: there is no such column.
+            DataError: there is no such column, or < <= > >= with a text.
         """
         if self.column not in raw.cells:
             raise DataError(
@@ -75,6 +76,11 @@ class Condition:
             )
         cells = raw.cells[self.column]
         wanted = _number(self.value)
+        if math.isnan(wanted) and self.compare not in _EQUALITY:
+            raise DataError(
+                f"expected a number in the condition {self.text!r}, got {self.value!r}: < <= > >= compare numbers; "
+                "another column cannot stand there, write its value"
+            )
         if not isinstance(cells, list):
             if math.isnan(wanted):
                 raise DataError(
@@ -98,12 +104,34 @@ def split_ignore(ignore: str | Sequence[str] | None) -> tuple[str, list[Conditio
     Raises:
         DataError: two comment characters, or a malformed condition.
     """
-    items = [] if ignore is None else [ignore] if isinstance(ignore, str) else list(ignore)
+    items = _texts("ignore", ignore)
     characters = [item for item in items if len(item.strip()) == 1]
     if len(characters) > 1:
         raise DataError(f"expected one comment character in ignore, got {characters}; keep one of them")
     comment = characters[0].strip() if characters else "#"
     return comment, [Condition.parse(item) for item in items if item not in characters]
+
+
+def checked_rename(rename: Mapping[str, str | None] | None) -> Mapping[str, str | None]:
+    """Return `rename`, empty if None.
+
+    Raises:
+        DataError: it is no mapping of names to names or None.
+    """
+    if not _is_naming(rename):
+        raise DataError(
+            "expected rename={'NAME IN THE FILE': 'name here'}, or None instead of the new name to leave a column out, "
+            f"got {rename!r}"
+        )
+    return rename or {}
+
+
+def _is_naming(given: object) -> bool:
+    """Say whether an argument is None or a mapping of texts to texts or None."""
+    return given is None or (
+        isinstance(given, Mapping)
+        and all(isinstance(old, str) and isinstance(new, str | None) for old, new in given.items())
+    )
 
 
 def renamed(raw: Raw, rename: Mapping[str, str | None]) -> Raw:
@@ -141,7 +169,7 @@ def selected(raw: Raw, ignore: Sequence[Condition], accept: str | Sequence[str] 
     Raises:
         DataError: both are given, or no record is left.
     """
-    wanted = [accept] if isinstance(accept, str) else list(accept or ())
+    wanted = _texts("accept", accept)
     if ignore and wanted:
         raise DataError(
             "expected conditions in ignore or in accept, got both; turn one round (accept=['dv > 0'] "
@@ -161,6 +189,16 @@ def selected(raw: Raw, ignore: Sequence[Condition], accept: str | Sequence[str] 
             f"expected some records to be left, got none after {option} ({words}); check the conditions"
         )
     return raw.keep(keep)
+
+
+def _texts(option: str, given: object) -> list[str]:
+    """Return a text, or a list of texts, as a list."""
+    items = [given] if isinstance(given, str) else [] if given is None else given
+    if not isinstance(items, Sequence) or not all(isinstance(item, str) for item in items):
+        raise DataError(
+            f"expected a condition such as {option}='dv == 0' or a list of them, got {option}={given!r}"
+        )
+    return list(items)
 
 
 def _number(text: str) -> float:

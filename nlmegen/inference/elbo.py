@@ -10,7 +10,7 @@ Objective "iwml" (the default) ends at the maximum likelihood: importance-weight
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from ..errors import FitError, nearest
 from ..model.problem import Problem
@@ -43,6 +43,7 @@ class ELBO:
         batch, rate, block: simulated patients a step, learning rate, steps between refreshes in the search.
         varied: share of simulated patients with varied designs.
         linearisations: Gauss-Newton steps by which a record is read.
+        flip_flop: accept absorption slower than elimination as a start and as an end, as in `FOCEI`.
 
     Raises:
         FitError: on a setting outside its choices.
@@ -67,6 +68,7 @@ class ELBO:
     block: int = 100
     varied: float = 0.3
     linearisations: int = 4
+    flip_flop: bool = False
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
@@ -96,9 +98,27 @@ class ELBO:
             "block": 10,
             "linearisations": 0,
         }
-        for name, least in small.items():
-            if getattr(self, name) < least:
-                raise FitError(f"ELBO({name}={getattr(self, name)}): at least {least} is needed")
+        for name, least in {"seed": 0, **small}.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise FitError(f"ELBO({name}={value!r}): expected a whole number, at least {least}")
+        for name, low, high in (("rate", 1e-6, 1.0), ("precision", 1e-6, 1.0), ("varied", 0.0, 1.0)):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise FitError(f"ELBO({name}={value!r}): expected a number between {low:g} and {high:g}")
+        if self.most_draws < self.draws:
+            raise FitError(f"ELBO(most_draws={self.most_draws}): fewer than draws={self.draws}")
+        self._refuse_what_the_bound_ignores()
+
+    def _refuse_what_the_bound_ignores(self) -> None:
+        if self.objective != "elbo":
+            return
+        ignored = ("most_draws", "precision", "covariance", "flip_flop")
+        for name, default in ((f.name, f.default) for f in fields(self) if f.name in ignored):
+            if getattr(self, name) not in (default, None):
+                raise FitError(
+                    f"ELBO({name}=...) belongs to objective='iwml'; the plain bound does not use it"
+                )
 
     @property
     def name(self) -> str:
@@ -128,7 +148,11 @@ class ELBO:
             OBJECTIVES[self.objective](course, self, _teller(progress))
         except KeyboardInterrupt:
             course.reason = f"interrupted by the user during {course.stage}; the best so far is kept"
-        return conclude(course, self)
+        try:
+            return conclude(course, self)
+        except KeyboardInterrupt:  # the fit is done: what describes it is computed again
+            course.reason = course.reason or "interrupted by the user while the results were computed"
+            return conclude(course, self)
 
 
 def _teller(progress: Report | None) -> Note:

@@ -24,7 +24,7 @@ from .flipflop import absorbs_slowly, has_mirror, mirrored
 from .objective import Evaluation, Objective
 from .outer import CHEAP, Outcome, Outer, Surface
 from .starts import TENSE, logarithmic, screen, some_subjects, tension
-from .uncertainty import covariance_of, information
+from .uncertainty import covariance_of, determined, information
 
 MODE_ROUNDS = 6
 """How often the search goes on after second modes were found to be better."""
@@ -32,6 +32,9 @@ MODE_ROUNDS = 6
 
 FEW = 50
 """Subjects with whom a large problem is begun, at least."""
+
+LOOSEST = 1e-2
+"""Largest tolerance: a search that stops farther from its end than this has estimated nothing."""
 
 ROUGHLY = 1e-8
 """Newton decrement of modes that are only compared, or started from."""
@@ -44,9 +47,10 @@ class FOCEI:
     Args:
         evaluate: only evaluate at the model's present values (MAXEVAL=0).
         covariance: which standard errors: "sandwich" (NONMEM's default), "R" (the Hessian), "S" (the scores), None for
-            none; "auto" is "sandwich" for an estimation and None for an evaluation.
+            none; "auto" is "sandwich" for an estimation and None for an evaluation. "R" stands in for "sandwich", and
+            a note says so, where no more subjects have data than there are parameters.
         max_iterations: largest number of outer iterations.
-        tolerance: the search ends when no more than this decrease of the objective is promised.
+        tolerance: the search ends when no more than this decrease of the objective is promised; at most 0.01.
         flip_flop: accept absorption slower than elimination. Otherwise (oral, one compartment) the mirror image with
             the faster absorption is estimated, and a note tells the objective of the other.
 
@@ -73,8 +77,15 @@ class FOCEI:
                 f"FOCEI(covariance={self.covariance!r}): expected 'sandwich', 'R', 'S', 'auto', or None for no"
                 " standard errors"
             )
-        if self.max_iterations < 0 or not self.tolerance > 0:
-            raise FitError("FOCEI needs max_iterations >= 0 (evaluate=True only evaluates) and tolerance > 0")
+        if self.max_iterations < 0:
+            raise FitError(
+                f"FOCEI(max_iterations={self.max_iterations!r}): expected 0 or more (evaluate=True only evaluates)"
+            )
+        if not 0 < self.tolerance <= LOOSEST:
+            raise FitError(
+                f"FOCEI(tolerance={self.tolerance!r}): expected a number above 0 and at most {LOOSEST}, the promised"
+                " decrease of the objective at which the search ends; 1e-7 unless given"
+            )
 
     @property
     def kind(self) -> str | None:
@@ -331,13 +342,12 @@ class _Run:
         if kind is not None and problem.P:
             why = "no standard errors: the Hessian is not finite"
             if r is not None and s is not None:
+                kind, note = determined(kind, int((problem.mask.sum(-1) > 0).sum()), int((~held).sum()))
                 covariance, why = covariance_of(r, s, kind, held)
+                if note and covariance is not None:
+                    self._say(note)
             if covariance is None:
                 self._say(why)
-            elif kind == "sandwich" and int((problem.mask.sum(-1) > 0).sum()) < problem.P:
-                self._say(
-                    "fewer subjects than parameters: sandwich errors are too small, covariance='R' is not affected"
-                )
         elif kind is None and settings.kind is not None:
             self._say("no standard errors: the estimation did not converge")
         reason = outcome.reason

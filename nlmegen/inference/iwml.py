@@ -22,10 +22,11 @@ import torch
 from torch import Tensor
 
 from .encoder import Encoder
+from .flipflop import absorbs_slowly, has_mirror, mirrored
 from .maximise import Maximum, maximise
 from .simulated import Evaluation, SimulatedLikelihood
 from .train import Trainer
-from .vem import variational_em
+from .vem import Variational, variational_em
 
 if TYPE_CHECKING:
     from ..model.problem import Problem
@@ -86,14 +87,31 @@ def draws_per_patient(problem: Problem, wanted: int, numbers: int = REFRESH) -> 
 
 
 def start(course: Course, settings: ELBO, tell: Note) -> None:
-    """Variational EM from the model's values."""
+    """Variational EM from the model's values; where that leads to flip-flop, from the mirror image."""
     course.stage = "variational EM"
     problem = course.problem
 
-    def report(step: int, bound: float) -> None:
-        tell(course.stage, step, None, None, f"bound {bound:.3f}")
+    def report(step: int, at: Variational) -> None:
+        course.free = at.free
+        tell(course.stage, step, None, problem.ofv(float(at.bound.sum())))
 
-    at = variational_em(problem, course.free, report=report)
+    def mirror_of(free: Tensor) -> Tensor | None:
+        if settings.flip_flop or not has_mirror(problem) or not absorbs_slowly(problem, free):
+            return None
+        return mirrored(problem, free)
+
+    image = mirror_of(course.free)
+    if image is not None:
+        course.notes.append(
+            "the start had absorption slower than elimination; the search began from its mirror image"
+            " (flip_flop=True keeps such a start)"
+        )
+    at = variational_em(problem, course.free if image is None else image, report=report)
+    image = mirror_of(at.free)
+    if image is not None:
+        other = variational_em(problem, image, report=report)
+        if not absorbs_slowly(problem, other.free):
+            at = other
     course.free = at.free
     course.history.append({"stage": course.stage, "step": 0, "bound": float(at.bound.sum())})
 

@@ -20,6 +20,7 @@ from .boundary import FLAT, describe
 from .ebe import modes
 from .estimate import Estimate
 from .families import log_diagonal
+from .flipflop import absorbs_slowly, has_mirror
 from .iwml import FINISH, NUMBERS, Course, draws_per_patient, expected_loss
 from .posterior import Posterior
 from .simulated import SimulatedLikelihood
@@ -192,6 +193,15 @@ def uncertainty(course: Course, posterior: Posterior, kind: str | None) -> Uncer
     return Uncertainty(covariance, kind, information, outer, tuple(notes))
 
 
+def _flip_flop(course: Course) -> list[str]:
+    """A word on absorption slower than elimination, which oral data cannot tell from its mirror image."""
+    if has_mirror(course.problem) and absorbs_slowly(course.problem, course.free):
+        return [
+            "absorption is estimated slower than elimination (flip-flop); start from the other values to compare"
+        ]
+    return []
+
+
 def conclude(course: Course, settings: ELBO) -> Estimate:
     """The `Estimate` of a course that has come to its end, or was stopped."""
     problem = course.problem
@@ -220,7 +230,7 @@ def conclude(course: Course, settings: ELBO) -> Estimate:
         converged=converged,
         reason=reason,
         iterations=course.steps,
-        notes=[*course.notes, *errors.notes],
+        notes=[*course.notes, *_flip_flop(course), *errors.notes],
         ebe=ebe,
         status=status,
         eta_mean=posterior.mean,

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from ..model.problem import Problem
 
 
+FEWEST_DRAWS = 25
+"""Fewer draws than this leave no tail from which k-hat could judge the weights."""
+
+
 @dataclass(frozen=True)
 class Approximation:
     """q(eta | record) of N subjects: a family's numbers and the affine map eta = location + scale w, all float64.
@@ -143,12 +147,14 @@ class Posterior:
 
         The limit on khat is min(1 - 1 / log10 K, 0.7) (Vehtari et al. 2024, JMLR 25:72). A heavy tail of weights
         that are nearly equal does no harm, so khat counts against a patient together with a low effective sample
-        size.
+        size. A khat that could not be computed (NaN or infinite) vouches for nothing; minus infinity is that of
+        equal weights.
         """
         limit = min(1.0 - 1.0 / math.log10(max(self.k, 11)), 0.7)
         share = self.ess / self.k
         heavy = self.khat > limit
-        poor = (share < 0.1) | (heavy & (share < 0.5)) | ~self.log_likelihood.isfinite()
+        unknown = self.khat.isnan() | self.khat.isposinf()
+        poor = (share < 0.1) | (heavy & (share < 0.5)) | unknown | ~self.log_likelihood.isfinite()
         good = ~heavy & (share >= 0.5)
         return tuple(
             "refine" if bad else "good" if fine else "usable"

@@ -55,6 +55,29 @@ def information(hessian: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
     return 0.5 * hessian, 0.25 * scores.T @ scores
 
 
+def determined(kind: str, subjects: int, parameters: int) -> tuple[str, str]:
+    """The covariance that so many subjects can determine, and a note in words ("" when it is the one asked for).
+
+    At an optimum the scores of n subjects sum to zero, so that S has rank n - 1 at most. With n <= P the sandwich
+    R^-1 S R^-1 is singular: some combination of the parameters would have standard error zero. R stands in for it.
+
+    Args:
+        kind: "sandwich", "R" or "S", as asked for.
+        subjects: those with data, n.
+        parameters: free ones that are not at a boundary, P.
+
+    Example:
+        >>> determined("sandwich", 3, 7)[0]
+        'R'
+    """
+    if kind != "sandwich" or subjects > parameters:
+        return kind, ""
+    return "R", (
+        f"standard errors are those of the Hessian R: {subjects} subjects with data leave the sandwich of"
+        f" {parameters} parameters singular (it needs more subjects than parameters)"
+    )
+
+
 def covariance_of(r: Tensor, s: Tensor, kind: str, held: Tensor | None = None) -> tuple[Tensor | None, str]:
     """The covariance of the free estimates `[P, P]`, or None and the reason in words.
 

@@ -214,7 +214,7 @@ def variational_em(
     inner: int = 2,
     first: int = 8,
     tolerance: float = 0.02,
-    report: Callable[[int, float], None] | None = None,
+    report: Callable[[int, Variational], None] | None = None,
 ) -> Variational:
     """Alternate E- and M-steps until the total bound gains less than `tolerance` an iteration, twice in a row.
 
@@ -224,7 +224,7 @@ def variational_em(
         iterations: at most.
         inner: E-steps an iteration; `first` before the first M-step.
         tolerance: in log likelihood units.
-        report: called with the iteration and the bound.
+        report: called with the iteration and where it is.
 
     Raises:
         FitError: when the bound is not finite at the start.
@@ -240,7 +240,7 @@ def variational_em(
         at = maximisation_step(problem, Chart.of(problem, problem.omega(at.free), variance), at)
         total = float(at.bound.sum())
         if report is not None:
-            report(k + 1, total)
+            report(k + 1, at)
         calm = calm + 1 if total - previous < tolerance else 0
         previous = total
         if calm == 2:

@@ -122,6 +122,8 @@ CASES = [
     cell("steady state", BASE + ",SS,II", "1,2,100,.,1,1,12", "1,2,100,.,1,0,0", "SS", "not supported yet", "ADDL"),
     cell("lag time", BASE + ",ALAG1", "1,2,100,.,1,0.5", "1,2,100,.,1,.", "ALAG1", "not supported yet", "TIME"),
     cell("censored", BASE + ",CENS", "1,2,.,5,0,1", "1,2,.,5,0,0", "CENS", "not supported yet", "MDV=1"),
+    cell("flag BLQ", BASE + ",BLQ", "1,2,.,5,0,1", "1,2,.,5,0,0", "BLQ", "not supported yet", "MDV=1"),
+    cell("flag BQL", BASE + ",BQL", "1,2,.,5,0,1", "1,2,.,5,0,0", "BQL", "not supported yet", "'bql != 0'"),
     cell("quantification limit", BASE + ",LLOQ", "1,2,.,5,0,0.1", "1,2,.,5,0,.", "LLOQ", "not supported yet"),
     cell("censoring limit", BASE + ",LIMIT", "1,2,.,5,0,0.1", "1,2,.,5,0,", "LIMIT", "not supported yet"),
     cell("occasions", BASE + ",OCC", "1,2,.,5,0,2", "1,2,.,5,0,0", "OCC", "one value", "not supported yet"),

@@ -98,6 +98,50 @@ def test_ignored_records_may_hold_anything(tmp_path: Path) -> None:
     assert population.n_observations == 3
 
 
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ["1,0, .,100", "1,2,5,."],  # a single cell with a blank
+        [" A,0,.,100", "A,2,5,."],
+        ["1,0,.,100", "1,2,5, ."],
+    ],
+)
+def test_blanks_in_a_single_cell(tmp_path: Path, rows: list[str]) -> None:
+    spaced = read_nonmem(write(tmp_path, "ID,TIME,DV,AMT", *rows))
+    clean = read_nonmem(write(tmp_path, "ID,TIME,DV,AMT", *(row.replace(" ", "") for row in rows)))
+    assert (spaced.ids, spaced.sha256) == (clean.ids, clean.sha256)
+    table = pd.DataFrame([row.split(",") for row in rows], columns=["ID", "TIME", "DV", "AMT"])
+    assert read_nonmem(table).sha256 == clean.sha256
+
+
+@pytest.mark.parametrize("sign", ["<", "<=", ">", ">=", ".GT."])
+def test_order_is_asked_of_numbers_only(tmp_path: Path, sign: str) -> None:
+    path = write(tmp_path, *LINES)
+    for source in (path, pd.read_csv(path, na_values=".")):
+        for option in ("ignore", "accept"):
+            with pytest.raises(DataError, match="compare numbers"):
+                read_nonmem(source, **{option: f"dv {sign} LOQ"})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (dict(ignore=5), "ignore='dv == 0'"),
+        (dict(ignore=[5]), "ignore='dv == 0'"),
+        (dict(accept=5), "accept='dv == 0'"),
+        (dict(accept=[None]), "accept='dv == 0'"),
+        (dict(rename="wt"), "rename="),
+        (dict(rename={"wt": 5}), "rename="),
+        (dict(rename={5: "wt"}), "rename="),
+    ],
+)
+def test_arguments_of_a_wrong_type(tmp_path: Path, options: dict[str, object], says: str) -> None:
+    path = write(tmp_path, *LINES)
+    for source in (path, pd.read_csv(path, na_values=".")):
+        with pytest.raises(DataError, match=says):
+            read_nonmem(source, **options)  # type: ignore[arg-type]
+
+
 def test_rename_and_drop(tmp_path: Path) -> None:
     lines = ["PATIENT,HOURS,AMT,CONC,EVID,WT,JUNK", "1,0,100,.,1,70,.", "1,1,.,5,0,70,9"]
     rename = {"patient": "ID", "HOURS": "time", "CONC": "dv", "JUNK": "drop"}

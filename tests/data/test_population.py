@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -142,10 +143,89 @@ def test_with_covariates_drops_their_segments(population: Population) -> None:
     assert same(kept, direct)
     repeated = population.select([0, 0]).with_covariates([])
     assert repeated.ids == ("p1", "p1")
-    assert repeated.mask.tolist() == [[1, 1], [1, 1]]
+    assert repeated.mask.tolist() == [[1, 1, 0], [1, 1, 0]]
     assert population.with_covariates(["age"]).covariates.keys() == {"age"}
     with pytest.raises(DataError, match="Did you mean 'wt'"):
         population.with_covariates(["wgt"])
+
+
+def test_with_covariates_keeps_the_observations_of_a_selection() -> None:
+    def patient(name: str, count: int, label: str, compartment: str) -> list[dict[str, Any]]:
+        dose = dict(id=name, amt=5, evid=1, cmt=compartment, age=0, dvid=label)
+        return [
+            dose,
+            *(dict(id=name, time=k, dv=k, cmt=".", age=k % 4, dvid=label) for k in range(1, count + 1)),
+        ]
+
+    rows = patient("a", 2, "cp", "depot") + patient("b", 4, "pca", "central") + patient("c", 6, "cp", "gut")
+    whole = Population.from_table(frame(rows))
+    assert whole.covariates["age"].varies
+    for index in ([0, 1], [1], [1, 1, 0], [0, 1, 2]):
+        chosen = whole.select(index)
+        for names in ([], ["age"]):
+            lean = chosen.with_covariates(names)
+            assert (lean.ids, lean.dvids, lean.compartments) == (chosen.ids, whole.dvids, whole.compartments)
+            for name in ("time", "dv", "mask", "dvid", "row"):
+                assert torch.equal(getattr(lean, name), getattr(chosen, name)), name
+            pd.testing.assert_frame_equal(lean.table, chosen.table)
+        lean = chosen.with_covariates([])
+        expected = whole.with_covariates([]).select(index)
+        assert same(lean, expected)
+        assert walked(lean) == pytest.approx(walked(chosen), rel=1e-12)
+        assert lean.select([0]).sha256 == chosen.select([0]).sha256
+    assert len(whole.select([]).with_covariates([])) == 0
+
+
+def test_with_covariates_widens_a_covariate_that_still_varies() -> None:
+    rows = [dict(id=n, time=k, dv=1.0, wt=70 + k, n=k * k) for n, m in ((1, 2), (2, 4)) for k in range(m)]
+    whole = Population.from_table(frame(rows), "locf", warn=False)
+    lean = whole.select([0]).with_covariates(["wt"])
+    assert lean.covariates["wt"].observation.tolist() == [[70, 71, 71, 71]]
+    assert lean.segment.tolist() == [[0, 1, 1, 1]]
+    assert lean.covariates["wt"].segment.shape == lean.events.time.shape
+
+
+def test_covariates_by_name() -> None:
+    assert list(Population.from_table(UNEQUAL, covariates=["WT"], warn=False).covariates) == ["wt"]
+    for names, says in (
+        (["wgt"], "'wgt'. Did you mean 'wt'"),
+        ("wt", r"write \['wt'\]"),
+        (["dv"], "got 'dv'"),
+    ):
+        with pytest.raises(DataError, match=says):
+            Population.from_table(UNEQUAL, covariates=names, warn=False)
+    with pytest.raises(DataError, match=r"write \['wt'\]"):
+        Population.from_table(UNEQUAL, warn=False).with_covariates("wt")
+
+
+@pytest.mark.parametrize(
+    ("index", "says"),
+    [
+        ([0.7, 1.2], "whole numbers"),
+        (torch.tensor([0.0, 1.0]), "whole numbers"),
+        (["p1"], "whole numbers"),
+        (2, "whole numbers"),
+        ([[0], [1]], "whole numbers"),
+        ([True, False], "each of the 4 subjects, got 2"),
+        (torch.ones(5, dtype=torch.bool), "each of the 4 subjects, got 5"),
+    ],
+)
+def test_select_refuses_what_is_no_position(population: Population, index: Any, says: str) -> None:
+    with pytest.raises(DataError, match=says):
+        population.select(index)
+    assert population.select([True, False, False, True]).ids == ("p1", "p4")
+    assert population.select(np.array([3, 0], dtype=np.uint16)).ids == ("p4", "p1")
+    assert population.select([]).ids == ()
+
+
+@pytest.mark.parametrize("name", ["F1", "D1", "S2", "R1", "L2", "TLAG", "tinf"])
+def test_columns_that_mean_something_elsewhere_are_covariates_with_a_warning(name: str) -> None:
+    table = frame([dict(amt=1, evid=1), dict(time=1)])
+    with pytest.warns(DataWarning, match=f"{name} is read as a covariate only.*rename={{'{name}': None}}"):
+        population = Population.from_table(table.assign(**{name: [0.5, 0.5]}))
+    assert list(population.covariates) == [name.lower()]
+    Population.from_table(table.assign(**{name: 0.0}))  # not used: nothing to say
+    Population.from_table(table.assign(**{name: 0.5}), covariates=[name])  # asked for: nothing to say
 
 
 def test_table_and_hash(population: Population) -> None:

@@ -226,6 +226,7 @@ def test_a_patient_no_model_could_produce_is_flagged():
     assert fixed is problem.model
     low = (estimate.status & int(Status.LOW_ESS)) > 0
     assert not bool(low[:3].any())
+    assert bool(low[3])
 
 
 class TestRefusals:

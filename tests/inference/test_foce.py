@@ -394,9 +394,29 @@ def test_a_theta_that_runs_away_is_no_convergence() -> None:
     assert found.covariance is None
 
 
-def test_too_few_subjects_for_a_sandwich_are_told() -> None:
-    found = nl.FOCEI().estimate(nl.Problem(Oral(), nl.read_nonmem(oral_table(3))))
-    assert any("fewer subjects than parameters" in note for note in found.notes)
+@pytest.mark.parametrize("n", [3, 6])
+def test_too_few_subjects_for_a_sandwich_have_the_hessian(n: int) -> None:
+    problem = nl.Problem(Straight(), nl.read_nonmem(straight_table(n)))
+    found = nl.FOCEI().estimate(problem)
+    assert found.converged
+    if found.covariance is None:
+        assert any("no standard errors" in note for note in found.notes)
+        assert found.covariance_kind == ""
+        return
+    assert found.covariance_kind == "R"
+    assert any("those of the Hessian R" in note for note in found.notes)
+    held = found.covariance.diagonal().isnan()
+    inverse = torch.linalg.inv(found.hessian_r[~held][:, ~held])
+    assert torch.allclose(found.covariance[~held][:, ~held], inverse, rtol=1e-6)
+
+
+def test_one_subject_has_no_standard_errors_near_zero() -> None:
+    problem = nl.Problem(Oral(), nl.read_nonmem(oral_table(1)))
+    found = nl.FOCEI().estimate(problem)
+    assert found.covariance_kind in ("", "R")
+    if found.covariance is not None:
+        se = found.covariance.diagonal().sqrt()
+        assert float(se[~se.isnan()].min()) > 1e-3
 
 
 class Proportional(Theophylline):
@@ -472,6 +492,18 @@ def test_options_are_checked() -> None:
     with pytest.raises(FitError, match="max_iterations"):
         nl.FOCEI(max_iterations=-1)
     assert nl.FOCEI().name == "focei"
+
+
+@pytest.mark.parametrize("tolerance", [math.inf, 1000, 10, 0.011, 0.0, -1e-7, math.nan])
+def test_a_tolerance_that_stops_at_the_start_is_refused(tolerance: float) -> None:
+    with pytest.raises(FitError, match="tolerance=.*at most 0.01"):
+        nl.FOCEI(tolerance=tolerance)
+
+
+def test_the_loosest_tolerance_still_estimates() -> None:
+    found = nl.FOCEI(tolerance=1e-2, covariance=None).estimate(theophylline())
+    assert found.converged
+    assert found.ofv == pytest.approx(104.3221, abs=0.05)
 
 
 def test_permuted_subjects_give_the_same_fit() -> None:

@@ -63,6 +63,16 @@ class TestPosterior:
         torch.testing.assert_close(posterior.log_likelihood, truth.log_likelihood, rtol=0, atol=0.03)
 
 
+@pytest.mark.parametrize("khat", [math.inf, math.nan])
+def test_a_khat_that_could_not_be_computed_vouches_for_nothing(khat: float):
+    one, shape = torch.zeros(1, dtype=F64), torch.tensor([khat], dtype=F64)
+    ess = torch.full((1,), 100.0, dtype=F64)
+    weights = torch.full((100, 1), -math.log(100.0), dtype=F64)
+    draws = torch.zeros(100, 1, 1, dtype=F64)
+    assert Posterior(("1",), ("a",), draws, weights, one, ess, shape).verdict == ("refine",)
+    assert Posterior(("1",), ("a",), draws, weights, one, ess, one - math.inf).verdict == ("good",)
+
+
 def test_the_log_of_a_mean_is_not_the_mean_of_a_log():
     ratio = torch.tensor([[0.0], [math.log(3.0)]], dtype=F64)
     posterior = Posterior.weigh(("1",), ("a",), torch.tensor([[[0.0]], [[4.0]]], dtype=F64), ratio)

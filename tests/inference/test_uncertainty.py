@@ -11,6 +11,7 @@ import nlmegen as nl
 from nlmegen.inference.uncertainty import (
     condition_number,
     covariance_of,
+    determined,
     information,
     jacobian,
     natural,
@@ -155,6 +156,26 @@ def test_units_do_not_matter_for_being_definite() -> None:
     assert covariance is not None
     inverse = torch.linalg.inv(torch.eye(3, dtype=F64) + 0.5)
     assert torch.allclose(covariance * scale * scale[:, None], inverse, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("kind", "subjects", "wanted"),
+    [
+        ("sandwich", 1, "R"),
+        ("sandwich", 4, "R"),
+        ("sandwich", 5, "sandwich"),
+        ("R", 1, "R"),
+        ("S", 1, "S"),
+    ],
+)
+def test_a_singular_sandwich_is_not_served(kind: str, subjects: int, wanted: str) -> None:
+    got, note = determined(kind, subjects, 4)
+    assert got == wanted
+    assert bool(note) == (got != kind)
+    # the reason: scores that sum to zero leave the sandwich of as many subjects as parameters without full rank
+    scores = torch.randn(4, 4, dtype=F64, generator=torch.Generator().manual_seed(0))
+    centred = scores - scores.mean(0)
+    assert int(torch.linalg.matrix_rank(centred.mT @ centred)) == 3
 
 
 def test_information_counts_scores_of_the_objective() -> None:

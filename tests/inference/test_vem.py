@@ -108,7 +108,11 @@ def test_the_end_is_the_maximum_likelihood_of_a_linear_page():
     _, best = exact_maximum(problem)
     seen = []
     at = variational_em(
-        problem, problem.start, iterations=100, tolerance=1e-5, report=lambda step, bound: seen.append(bound)
+        problem,
+        problem.start,
+        iterations=100,
+        tolerance=1e-5,
+        report=lambda step, at: seen.append(float(at.bound.sum())),
     )
     assert float(at.bound.sum()) == pytest.approx(best, abs=5e-3)
     assert seen == sorted(seen)
