@@ -6,7 +6,8 @@ estimates.
 Each cohort: 200 patients, one oral dose of 320 mg, 11 samples over 24 h, combined error, simulated (seed = number
 of the cohort) at the maximum likelihood of the real data. For each parameter on the free (log) scale z = (estimate
 - truth) / SE with the fit's own sandwich standard error; over C cohorts an unbiased method has mean z within about
-+- 2 / sqrt(C) and standard deviation of z near 1. Prints one row a cohort as it goes, then the table.
++- 2 / sqrt(C) and standard deviation of z near 1. Prints one row a cohort as it goes, then the table. A fit without
+standard errors (not converged, or R not positive definite) has no z: it is counted as failed and left out.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def main() -> None:
     start = nl.load_model("theophylline")
     truth = start.with_values(**TRUTH)
     cohort = nl.Cohort(args.n, nl.Regimen(320), times=TIMES)
-    rows = []
+    rows, failed = [], dict.fromkeys(args.methods, 0)
     for seed in range(args.first, args.first + args.cohorts):
         data = nl.read_nonmem(nl.simulate(truth, cohort, seed=seed))
         target = nl.Problem(truth, data).start
@@ -47,6 +48,10 @@ def main() -> None:
             before = time.process_time()
             fit = nl.fit(start, data, method)
             seconds = time.process_time() - before
+            if fit.estimate.covariance is None:
+                failed[name] += 1
+                print(f"{name:5s} cohort {seed:2d} {seconds:6.1f} s FAILED, no z: {fit.reason}", flush=True)
+                continue
             z = (fit.estimate.free - target) / fit.estimate.covariance.diagonal().sqrt()
             row = dict(zip(fit.problem.names, z.tolist(), strict=True))
             rows.append({"method": name, "cohort": seed, "seconds": seconds, **row})
@@ -55,6 +60,11 @@ def main() -> None:
                 f"{name:5s} cohort {seed:2d} {seconds:6.1f} s {'' if fit.converged else 'NOT CONVERGED '}{shown}",
                 flush=True,
             )
+    for name, count in failed.items():
+        if count:
+            print(f"{name}: {count} of {args.cohorts} fits failed, and are missing below")
+    if not rows:
+        return
     table = pd.DataFrame(rows).set_index(["method", "cohort"])
     summary = table.groupby("method").agg(["mean", "std"]).T.unstack()
     print(

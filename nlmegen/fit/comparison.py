@@ -25,7 +25,7 @@ class Comparison:
 
     Attributes:
         table: one row a fit: method, page, parameters, its own ofv and how it was computed, the arbiter's `minus2ll`
-            and `minus2ll_se`, `delta` from the best, `paired_se` of that delta (common random numbers), aic,
+            and `minus2ll_se`, `delta` from the best finite one, `paired_se` of that delta (common random numbers), aic,
             bic, seconds, converged.
         parameters: estimates and standard errors, one column pair a fit.
         arbiter: "quadrature" or "importance"; detail: its settings in words.
@@ -61,7 +61,8 @@ def compare(
         fits: two or more fits; the pages may differ, the data may not.
         arbiter: "quadrature" (adaptive Gauss-Hermite), "importance" (Student-t proposals at the conditional modes,
             the same random numbers for all fits), or "auto": quadrature up to three random effects.
-        nodes: of the quadrature, in each dimension. Its numerical error is estimated by the change from `nodes - 2`.
+        nodes: of the quadrature, in each dimension; fewer where the grid would be too large, and `detail` says how
+            many. Its numerical error is estimated by the change from two nodes fewer, NaN when there is no such rule.
         k: draws a subject and repeat of the importance arbiter.
         seed: of the importance arbiter.
         names: one label a fit.
@@ -76,6 +77,8 @@ def compare(
     _check_comparable(fits)
     if arbiter not in ("auto", "quadrature", "importance"):
         raise DataError(f"arbiter={arbiter!r}: expected 'auto', 'quadrature' or 'importance'")
+    if nodes < 1:
+        raise DataError(f"nodes={nodes}: expected at least 1 node a dimension; 9 unless given")
     if arbiter == "auto":
         arbiter = "quadrature" if max(f.problem.q for f in fits) <= QUADRATURE_ETAS else "importance"
     labels = names or _labels(fits)
@@ -93,7 +96,7 @@ def compare(
         return [float(x) for x in spread]
 
     value = minus2ll[0] if arbiter == "quadrature" else minus2ll.mean(0)
-    best = int(value.argmin())
+    best = int(torch.where(value.isfinite(), value, math.inf).argmin())
     table = pd.DataFrame(
         {
             "method": [f.method for f in fits],
@@ -125,9 +128,13 @@ def compare(
 def _judge(fits: tuple[Fit, ...], arbiter: str, nodes: int, k: int, seed: int) -> tuple[Tensor, str]:
     """-2 log L of every fit `[repeat, fit]`, and how it was computed, in words."""
     if arbiter == "quadrature":
-        fewer = max(nodes - 2, 1)
-        judged = [[quadrature(f.problem, f.values, n).total for f in fits] for n in (nodes, fewer)]
-        detail = f"adaptive quadrature, {nodes} nodes a dimension (errors: change from {fewer} nodes)"
+        finest = [quadrature(f.problem, f.values, nodes) for f in fits]
+        coarser = [
+            quadrature(f.problem, f.values, fine.nodes - 2).total if fine.nodes > 2 else math.nan
+            for f, fine in zip(fits, finest, strict=True)
+        ]
+        judged = [[fine.total for fine in finest], coarser]
+        detail = _rules([fine.nodes for fine in finest], nodes)
     else:
         proposals = [StudentLaplace.at_modes(f.problem, f.values) for f in fits]
         judged = [
@@ -139,6 +146,19 @@ def _judge(fits: tuple[Fit, ...], arbiter: str, nodes: int, k: int, seed: int) -
         ]
         detail = f"importance sampling, {REPEATS} x {k} draws a subject, common random numbers"
     return -2 * torch.tensor(judged, dtype=torch.float64), detail
+
+
+def _rules(used: list[int], asked: int) -> str:
+    """The quadrature rules of the fits in words: the nodes in use, not those asked for."""
+
+    def several(numbers: list[int]) -> str:
+        return " or ".join(str(n) for n in sorted(set(numbers), reverse=True))
+
+    second = [n - 2 for n in used if n > 2]
+    errors = f"errors: change from {several(second)} nodes" if second else "errors unknown: no smaller rule"
+    capped = "" if set(used) == {asked} else f"; {asked} asked for, but the grid would be too large"
+    word = "node" if set(used) == {1} else "nodes"
+    return f"adaptive quadrature, {several(used)} {word} a dimension ({errors}{capped})"
 
 
 def _labels(fits: tuple[Fit, ...]) -> list[str]:

@@ -15,7 +15,7 @@ from ..data.population import Population
 from ..errors import DataError, FitError, ModelError, Status
 from ..inference.elbo import ELBO
 from ..inference.estimate import Estimate, Method, Report
-from ..inference.posterior import Posterior
+from ..inference.posterior import FEWEST_DRAWS, Posterior
 from ..inference.uncertainty import Uncertainty, uncertainty
 from ..model.page import Model
 from ..model.parameters import Values
@@ -192,9 +192,17 @@ class Fit:
 
         Args:
             population: the patients; the fitted ones when left out.
-            k: draws for each patient.
+            k: draws for each patient, at least 25.
             seed: of the draws.
+
+        Raises:
+            DataError: too few draws, or patients that do not fit the page.
         """
+        if not k >= FEWEST_DRAWS:
+            raise DataError(
+                f"posterior(k={k}): expected at least {FEWEST_DRAWS} draws a patient, fewer leave no tail by which to"
+                " judge the weights; 1000 unless given"
+            )
         problem = self.problem if population is None else Problem(self.model, population)
         if self.encoder is not None:
             return self.encoder.posterior(problem, self.values, k=k, seed=seed)

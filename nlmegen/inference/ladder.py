@@ -26,7 +26,7 @@ from .posterior import Posterior
 from .simulated import SimulatedLikelihood
 from .starts import logarithmic
 from .transport import Chart
-from .uncertainty import covariance_of
+from .uncertainty import covariance_of, determined
 
 if TYPE_CHECKING:
     from .elbo import ELBO
@@ -187,6 +187,9 @@ def uncertainty(course: Course, posterior: Posterior, kind: str | None) -> Uncer
     outer = scores.mT @ scores
     held = logarithmic(course.problem) & (2.0 * information.diagonal().abs() < FLAT)
     notes = describe(course.problem, course.free, held)
+    seen = int((course.problem.mask.sum(-1) > 0).sum())
+    kind, weak = determined(kind, seen, int((~held).sum()))
+    notes += [weak] if weak else []
     covariance, why = covariance_of(information, outer, kind, held)
     if covariance is None:
         return Uncertainty(None, "", information, outer, (*notes, why))

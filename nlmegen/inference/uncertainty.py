@@ -73,8 +73,8 @@ def determined(kind: str, subjects: int, parameters: int) -> tuple[str, str]:
     if kind != "sandwich" or subjects > parameters:
         return kind, ""
     return "R", (
-        f"standard errors are those of the Hessian R: {subjects} subjects with data leave the sandwich of"
-        f" {parameters} parameters singular (it needs more subjects than parameters)"
+        "standard errors are those of the Hessian R: the sandwich is singular unless more subjects have data than"
+        f" there are parameters (here {subjects} and {parameters})"
     )
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 from problems import Straight, exact, straight_table
 
 import nlmegen as nl
 from nlmegen.errors import DataError
+from nlmegen.fit import comparison
+from nlmegen.inference import marginal
 
 DATA = nl.read_nonmem(straight_table(30))
 
@@ -55,6 +60,44 @@ def test_the_labels_are_unique_and_the_tables_complete(fits: tuple[nl.Fit, nl.Fi
     named = nl.compare(*fits, names=["full", "diagonal"]).table
     assert list(named.index) == ["full", "diagonal"]
     assert named.loc["full", "aic"] == pytest.approx(named.loc["full", "minus2ll"] + 12)
+
+
+def test_a_capped_grid_has_an_error_and_tells_its_nodes(
+    fits: tuple[nl.Fit, nl.Fit], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = type("Log", (Straight,), {"__module__": __name__, "cp": nl.Combined(0.3, 0.2)})
+    curved = nl.fit(page, DATA, nl.FOCEI(evaluate=True))
+    monkeypatch.setattr(marginal, "GRID", 49)
+    capped = nl.compare(curved, fits[1], arbiter="quadrature")
+    assert "7 nodes a dimension (errors: change from 5 nodes; 9 asked for" in capped.detail
+    values = [marginal.quadrature(curved.problem, curved.values, n).total for n in (7, 5)]
+    assert capped.table["minus2ll_se"].iloc[0] == pytest.approx(2 * abs(values[0] - values[1]))
+    assert capped.table["minus2ll_se"].iloc[0] > 0
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_without_a_second_rule_the_error_is_not_known(fits: tuple[nl.Fit, nl.Fit], nodes: int) -> None:
+    compared = nl.compare(*fits, arbiter="quadrature", nodes=nodes)
+    assert compared.table["minus2ll_se"].isna().all()
+    assert compared.table["minus2ll"].notna().all()
+    assert "errors unknown" in compared.detail
+    with pytest.raises(DataError, match="at least 1 node"):
+        nl.compare(*fits, nodes=0)
+
+
+def test_a_fit_without_a_likelihood_does_not_spoil_the_others(
+    fits: tuple[nl.Fit, nl.Fit], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(problem: nl.Problem, values: object, nodes: int) -> marginal.Marginal:
+        found = marginal.quadrature(problem, values, nodes)
+        if problem is fits[0].problem:
+            return replace(found, log_likelihood=found.log_likelihood * math.nan)
+        return found
+
+    monkeypatch.setattr(comparison, "quadrature", broken)
+    table = nl.compare(*fits, fits[1], arbiter="quadrature").table
+    assert table["delta"].isna().tolist() == [True, False, False]
+    assert table["delta"].iloc[1:].tolist() == [0.0, 0.0]
 
 
 def test_what_cannot_be_compared_is_refused(fits: tuple[nl.Fit, nl.Fit]) -> None:

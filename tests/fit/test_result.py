@@ -76,6 +76,16 @@ def test_the_posterior_of_a_classic_fit_is_exact_where_the_page_is_linear(result
     assert list(result.posterior(new, k=200).table()["id"]) == list(new.ids)
 
 
+@pytest.mark.parametrize("k", [24, 1, 0, -5])
+def test_too_few_draws_are_refused(result: nl.Fit, k: int) -> None:
+    with pytest.raises(DataError, match=rf"k={k}.*at least 25 draws"):
+        result.posterior(k=k)
+
+
+def test_the_fewest_draws_have_a_khat(result: nl.Fit) -> None:
+    assert bool(result.posterior(k=25).khat.isfinite().all())
+
+
 def test_text_and_html_say_how_it_went(result: nl.Fit) -> None:
     text = repr(result)
     assert "converged" in text

@@ -223,7 +223,7 @@ PAGES = {
         "eta.v is declared and never used",
     ),
     "missing parameter": (
-        dict(individual=lambda self, theta, eta, cov: dict(cl=theta.tvcl * exp(eta.cl) * theta.power, vol=theta.tvv + eta.v)),
+        dict(individual=lambda self, theta, eta, cov: dict(cl=theta.tvcl * exp(eta.cl), vol=theta.tvv)),
         "needs the parameter 'v'",
     ),
     "wrong shape": (
