@@ -81,6 +81,19 @@ def test_fit_prints_the_estimates_and_says_what_is_where(
     assert json.loads((here / "nlmegen-out/theophylline-focei/fit.json").read_text())["schema"] == 1
 
 
+def test_fit_names_only_what_it_wrote(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: object) -> None:
+        raise FitError("no residuals")
+
+    monkeypatch.setattr(save._Derived, "predictions", broken)
+    assert main((*THEOPHYLLINE, "--evaluate", "--out", "out")) == 0
+    captured = capsys.readouterr()
+    assert "written: out/ (parameters.csv, individuals.csv, fit.json)\n" in captured.out
+    assert captured.err == "note: predictions.csv could not be written: FitError: no residuals\n"
+
+
 def test_an_existing_folder_is_refused_before_any_work(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,7 +154,8 @@ def test_set_help_lists_the_options(capsys: pytest.CaptureFixture[str]) -> None:
         (("--method", "focei", "--compare", "elbo", "--evaluate"), "--evaluate means nothing to method elbo"),
         (("--device", "cuda"), "--device means nothing to method elbo"),
         (("--method", "focei", "--set", "covarianc=R"), "Did you mean 'covariance'?"),
-        (("--seed", "one"), "argument --seed: invalid int value: 'one'"),
+        (("--seed", "one"), "argument --seed: expected a whole number of 0 or more, got 'one'"),
+        (("--seed", "-1"), "argument --seed: expected a whole number of 0 or more, got '-1'"),
         (("--metod", "focei"), "unrecognized arguments: --metod focei"),
     ],
 )
@@ -332,6 +346,18 @@ def test_simulate_from_a_page_with_covariates(here: Path) -> None:
         (
             ("--regimen", "100", "--times", "1", "--n", "0", "--out", "x.csv"),
             "whole number of 1 or more, got '0'",
+        ),
+        (
+            ("--regimen", "100", "--times", "1", "--seed", "-1", "--out", "x.csv"),
+            "whole number of 0 or more, got '-1'",
+        ),
+        (
+            ("--regimen", "100", "--times", "0:1e12:1e-3", "--out", "x.csv"),
+            "expected at most 1,000,000 times",
+        ),
+        (
+            ("--regimen", "100 every 1 x 99999999999", "--times", "1", "--out", "x.csv"),
+            "expected at most 100,000 doses",
         ),
         (("--regimen", "100", "--times", "1"), "required: --out"),
     ],

@@ -415,6 +415,22 @@ def test_a_figure_that_fails_costs_a_note_and_nothing_else(
 
 
 @pytest.mark.usefixtures("quick")
+def test_npde_that_cannot_be_simulated_costs_its_column_only(
+    fitted: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object) -> None:
+        raise nl.FitError("no residual error")
+
+    monkeypatch.setattr("nlmegen.check.residuals.npde", refuse)
+    folder = nl.save_fit(fitted, tmp_path / "fit")
+    table = pd.read_csv(folder / "predictions.csv")
+    assert table["npde"].isna().all()
+    assert table["cwres"].notna().any()
+    notes = json.loads((folder / "fit.json").read_text())["notes"]
+    assert notes == ["npde was left out of predictions.csv: no residual error"]
+
+
+@pytest.mark.usefixtures("quick")
 def test_what_is_not_finite_is_null_with_a_note(fitted: Fit, tmp_path: Path) -> None:
     estimate = replace(fitted.estimate, covariance=None, ofv=math.inf)
     poor = Fit(fitted.model, fitted.population, fitted.settings, estimate, fitted.seconds)

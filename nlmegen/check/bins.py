@@ -48,11 +48,14 @@ def edges(time: _Floats, bins: str | int | Sequence[float] | _Floats, per_subjec
             return _between(distinct)
         count = int(np.clip(round(per_subject), *_CLUSTERS))
         return clusters(time, max(1, min(count, len(time) // _LEAST)))
-    if isinstance(bins, (int, np.integer)):
+    if isinstance(bins, (int, np.integer)) and not isinstance(bins, bool):
         if bins < 1:
             raise DataError(f"bins: expected at least one bin, got {bins}")
         return clusters(time, int(bins))
-    given = np.asarray(bins, dtype=np.float64)
+    try:
+        given = np.asarray(bins, dtype=np.float64)
+    except (TypeError, ValueError):
+        given = np.empty(0)
     if given.ndim != 1 or len(given) < 2 or not (np.diff(given) > 0).all():
         raise DataError(f"bins: expected two or more rising edges, got {bins!r}")
     if time.min() < given[0] or time.max() > given[-1]:

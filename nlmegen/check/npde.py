@@ -25,7 +25,7 @@ from torch import Tensor
 
 from nlmegen.check.records import observations
 from nlmegen.errors import FitError
-from nlmegen.simulate.draws import draw_eta, generator
+from nlmegen.simulate.draws import draw_eta, generator, whole
 
 if TYPE_CHECKING:
     from nlmegen.fit import Fit
@@ -34,6 +34,15 @@ if TYPE_CHECKING:
 
 _SUBJECTS = 64
 """Subjects simulated together; fixed, because the draws depend on it."""
+
+_NUMBERS = 64_000_000
+"""Simulated observations held at once, padding included; richer records are simulated fewer subjects at a time."""
+
+_EACH = 20
+"""Simulations for each observation of a record that the draws asked for cannot decorrelate."""
+
+_LONGEST = 1000
+"""Observations of the longest record that is given more draws; a longer one would not fit in memory."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +53,15 @@ class Npde:
         npde: [N, T] decorrelated, missing where padded.
         npd: [N, T] not decorrelated.
         table: One row an observation: id, time, dv, (dvid,) npd, npde.
-        draws: Number of simulations.
+        draws: Number of simulations of a subject, where its record is not too long for them.
+        notes: What was done otherwise for subjects with long records.
     """
 
     npde: npt.NDArray[np.float64]
     npd: npt.NDArray[np.float64]
     table: pd.DataFrame
     draws: int
+    notes: tuple[str, ...] = ()
 
     def test(self) -> pd.DataFrame:
         """Return how far npde is from N(0, 1): see `uniformity`."""
@@ -91,13 +102,17 @@ def uniformity(scores: npt.ArrayLike) -> pd.DataFrame:
 def npde(fit: Fit, draws: int = 1000, seed: int = 0) -> Npde:
     """Return the prediction distribution errors of a fit, from simulations of its own records.
 
+    A record of n observations needs more than 2n draws for its covariance. Where `draws` are fewer, that subject gets
+    20n of its own; beyond 1000 observations that is too much, and its npde is missing (its npd is not).
+
     Args:
         fit: A `Fit`.
-        draws: Simulations K; more than twice the observations of the richest subject.
+        draws: Simulations K, 2 or more.
         seed: Seed of the simulations.
 
     Raises:
-        FitError: Too few draws, or simulations that do not vary (no residual error).
+        DataError: Draws or a seed that are no whole numbers.
+        FitError: Simulations that do not vary (no residual error).
 
     Example:
         >>> import nlmegen as nl
@@ -105,27 +120,39 @@ def npde(fit: Fit, draws: int = 1000, seed: int = 0) -> Npde:
         >>> npde(fit, draws=100).test().index.tolist()
         ['mean', 'variance', 'ks', 'global']
     """
+    draws = whole("draws", draws, 2)
     problem, values = fit.problem, fit.values
     mask = problem.observed
-    longest = int(mask.sum(-1).max()) if len(mask) else 0
-    if draws < 2 * longest + 2:
-        raise FitError(
-            f"npde: {draws} draws cannot decorrelate a record of {longest} observations;"
-            f" take draws={20 * longest} or more"
-        )
+    count = mask.sum(-1)
+    short = 2 * count + 2 > draws
+    lost = short & (count > _LONGEST)
     raw = torch.full(mask.shape, torch.nan, dtype=torch.float64)
     decorrelated = raw.clone()
-    for block, start in enumerate(range(0, len(mask), _SUBJECTS)):
-        index = torch.arange(start, min(start + _SUBJECTS, len(mask)))
+    size = max(1, min(_SUBJECTS, _NUMBERS // (draws * max(1, mask.shape[-1]))))
+    for block, start in enumerate(range(0, len(mask), size)):
+        index = torch.arange(start, min(start + size, len(mask)))
         part = problem.select(index)
         simulated = _simulate(part, values, draws, generator(seed, "npde", block))
         for k, i in enumerate(index.tolist()):
             seen = mask[i]
             y, sims = part.y[k, seen], simulated[:, k, seen]
             raw[i, seen] = normal_score(y, sims)
-            decorrelated[i, seen] = normal_score(*decorrelate(y, sims))
+            if not short[i]:
+                decorrelated[i, seen] = normal_score(*decorrelate(y, sims))
+    for i in torch.nonzero(short & ~lost).flatten().tolist():
+        part, seen = problem.select(torch.tensor([i])), mask[i]
+        source = generator(seed, "npde of a long record", i)
+        sims = _simulate(part, values, _EACH * int(count[i]), source)[:, 0, seen]
+        decorrelated[i, seen] = normal_score(*decorrelate(part.y[0, seen], sims))
+    notes: tuple[str, ...] = ()
+    if bool(lost.any()):
+        who = ", ".join(fit.population.ids[i] for i in torch.nonzero(lost).flatten().tolist()[:5])
+        notes = (
+            f"npde is missing for {int(lost.sum())} of {len(mask)} subjects (id {who}):"
+            f" more than {_LONGEST} observations",
+        )
     table = observations(fit.population).assign(npd=raw[mask].numpy(), npde=decorrelated[mask].numpy())
-    return Npde(decorrelated.numpy(), raw.numpy(), table, draws)
+    return Npde(decorrelated.numpy(), raw.numpy(), table, draws, notes)
 
 
 def decorrelate(y: Tensor, simulated: Tensor) -> tuple[Tensor, Tensor]:

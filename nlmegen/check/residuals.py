@@ -23,6 +23,7 @@ from torch import Tensor
 from nlmegen.check.npde import npde
 from nlmegen.check.records import on_records
 from nlmegen.errors import FitError
+from nlmegen.simulate.draws import whole
 
 if TYPE_CHECKING:
     from nlmegen.fit import Fit
@@ -56,7 +57,7 @@ def residuals(fit: Fit, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
 
     Returns:
         All records of the table in their order, with `COLUMNS` added; missing on records without an
-        observation.
+        observation. What stands in the way of npde in some subject is said in `attrs["notes"]`.
 
     Raises:
         FitError: The fitted model's predictions are not finite at eta = 0.
@@ -99,7 +100,11 @@ def residuals(fit: Fit, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
     table.attrs = {"time_unit": fit.population.time_unit, "dv_unit": fit.population.dv_unit}
     for name, value in shown.items():
         table[name] = on_records(fit.population, value)
-    table["npde"] = on_records(fit.population, npde(fit, draws, seed).npde) if draws else np.nan
+    table["npde"] = np.nan
+    if whole("draws", draws, 0):
+        scores = npde(fit, draws, seed)
+        table["npde"] = on_records(fit.population, scores.npde)
+        table.attrs["notes"] = scores.notes
     return table
 
 

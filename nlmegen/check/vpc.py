@@ -25,6 +25,7 @@ import torch
 from nlmegen.check.bins import assign, edges
 from nlmegen.check.records import observations, on_observations
 from nlmegen.errors import DataError, nearest
+from nlmegen.simulate.draws import whole
 from nlmegen.simulate.trial import replicate
 
 if TYPE_CHECKING:
@@ -95,7 +96,8 @@ def vpc(
         fit: A `Fit`.
         draws: Replicates to simulate, 20 or more.
         stratify: A column of the table. Text and up to four distinct numbers give a stratum each, other
-            numbers two, at the median of the subjects. Several endpoints are always apart.
+            numbers two, at the median of the subjects; subjects without a value are one more. Several endpoints
+            are always apart.
         bins: "auto" (see `check.bins.edges`), a number of bins, or edges that cover all observations.
         prediction_corrected: See the module.
         interval: Percentiles to compare, as fractions.
@@ -113,15 +115,19 @@ def vpc(
         >>> len(check.table), check.inside > 0.8
         (33, True)
     """
-    levels = np.asarray(interval, dtype=np.float64)
-    if not len(levels) or not ((levels > 0) & (levels < 1)).all():
+    try:
+        levels = np.asarray(interval, dtype=np.float64)
+    except (TypeError, ValueError):
+        levels = np.empty(0)
+    if levels.ndim != 1 or not len(levels) or not ((levels > 0) & (levels < 1)).all():
         raise DataError(
             f"interval: expected fractions between 0 and 1 such as (0.05, 0.5, 0.95), got {interval!r}"
         )
-    if not 0 < ci < 1:
+    if not _is_fraction(ci):
         raise DataError(f"ci: expected a fraction between 0 and 1 such as 0.95, got {ci!r}")
-    if draws < 20:
-        raise DataError(f"draws: expected 20 replicates or more for an interval over them, got {draws!r}")
+    draws = whole("draws (replicates, for an interval over them)", draws, 20)
+    if not (stratify is None or isinstance(stratify, str)):
+        raise DataError(f"stratify: expected the name of a column, got {stratify!r}")
     problem, population = fit.problem, fit.population
     seen = observations(population)
     if not len(seen):
@@ -172,6 +178,10 @@ def vpc(
     return VPC(table, seen, draws, prediction_corrected, ci, population.time_unit, population.dv_unit)
 
 
+def _is_fraction(value: object) -> bool:
+    return isinstance(value, (int, float, np.floating)) and 0 < float(value) < 1
+
+
 def _as_it_is(value: _Floats) -> _Floats:
     return value
 
@@ -213,14 +223,15 @@ def _strata(fit: Fit, seen: pd.DataFrame, column: str | None) -> npt.NDArray[np.
             f"stratify: '{column}' changes within a subject; stratify by a column that is one value a subject"
         )
     value = per_subject.first()
-    if pd.api.types.is_numeric_dtype(value) and value.nunique() > _LEVELS:
-        middle = float(value.median())
-        words = {one: f"{name} {'<=' if x <= middle else '>'} {middle:g}" for one, x in value.items()}
+    known = value.dropna()
+    if pd.api.types.is_numeric_dtype(value) and known.nunique() > _LEVELS:
+        middle = float(known.median())
+        words = {one: f"{name} {'<=' if x <= middle else '>'} {middle:g}" for one, x in known.items()}
     elif pd.api.types.is_numeric_dtype(value):
-        words = {one: f"{name} = {x:g}" for one, x in value.items()}
+        words = {one: f"{name} = {x:g}" for one, x in known.items()}
     else:
-        words = {one: f"{name} = {x}" for one, x in value.items()}
-    stratum = [words[one] for one in seen["id"].astype(str)]
+        words = {one: f"{name} = {x}" for one, x in known.items()}
+    stratum = [words.get(one, f"{name} missing") for one in seen["id"].astype(str)]
     return np.array(
         [f"{e}, {s}" if several else s for e, s in zip(endpoint, stratum, strict=True)], dtype=object
     )

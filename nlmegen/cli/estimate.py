@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import sys
 from pathlib import Path
@@ -14,6 +15,9 @@ from nlmegen.cli.settings import UsageError, accepts, build, check_method, descr
 
 if TYPE_CHECKING:
     from nlmegen.fit import Fit
+
+WRITTEN = ("report.html", "parameters.csv", "individuals.csv", "predictions.csv", "figures/", "fit.json")
+"""The files of a folder worth a look; what could not be made of a fit is not there."""
 
 FLAGS = ("seed", "device", "evaluate")
 
@@ -70,14 +74,17 @@ def _methods(args: argparse.Namespace) -> tuple[Any, Any]:
 def _fit(model: Any, data: Any, method: Any, out: Path, args: argparse.Namespace, force: bool) -> Fit:
     from nlmegen.fit import fit
     from nlmegen.results import save_fit
+    from nlmegen.results.facts import facts
 
     with Reporter(args.progress) as reporter:
         result = fit(model, data, method, progress=reporter.callback)
     print(f"{result}\n")
     save_fit(result, out, force=force)
-    print(
-        f"written: {out}/ (report.html, parameters.csv, individuals.csv, predictions.csv, figures/, fit.json)"
-    )
+    there = [name for name in WRITTEN if (out / name).exists()]
+    print(f"written: {out}/ ({', '.join(there)})")
+    kept = json.loads((out / "fit.json").read_text(encoding="utf-8"))["notes"]
+    for note in kept[len(facts(result)["notes"]) :]:  # after those on the numbers: what the files lack
+        print(f"note: {note}", file=sys.stderr)
     return result
 
 

@@ -74,7 +74,7 @@ def _fit(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--force", action="store_true", help="replace DIR when it is the folder of an earlier fit"
     )
-    sub.add_argument("--seed", type=int, metavar="N", help="seed of a stochastic method")
+    sub.add_argument("--seed", type=_seed, metavar="N", help="seed of a stochastic method")
     sub.add_argument("--device", choices=("cpu", "cuda"), help="where to compute")
     sub.add_argument(
         "--set",
@@ -102,15 +102,23 @@ def _simulate(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--times", metavar="TEXT", help='sampling times, as "0:168:2" or "0.5, 1, 2"')
     sub.add_argument("--covariates", metavar="DATA", help=f"draw covariates from the subjects of {DATA}")
-    sub.add_argument("--seed", type=int, default=0, metavar="N", help="seed (0)")
+    sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed (0)")
     sub.add_argument("--out", required=True, metavar="FILE", help="cohort.csv or cohort.parquet")
 
 
 def _positive(text: str) -> int:
+    return _whole(text, 1)
+
+
+def _seed(text: str) -> int:
+    return _whole(text, 0)
+
+
+def _whole(text: str, least: int) -> int:
     try:
         number = int(text)
     except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, got {text!r}")
+        number = least - 1
+    if number < least:
+        raise argparse.ArgumentTypeError(f"expected a whole number of {least} or more, got {text!r}")
     return number

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .families import FAMILIES, Family
 from .features import Reader, Record
-from .posterior import Approximation, Posterior
+from .posterior import Approximation, Posterior, log_joint
 
 if TYPE_CHECKING:
     from ..model.parameters import Values
@@ -155,5 +155,5 @@ class Encoder(nn.Module):
         approximation = self.approximate(problem, values)
         eta, log_q = approximation.draw(k, torch.Generator().manual_seed(seed))
         eta, log_q = eta.flatten(0, 1), log_q.flatten(0, 1)
-        ratio = problem.log_joint(eta, values) - log_q
+        ratio = log_joint(problem, eta, values) - log_q
         return Posterior.weigh(tuple(problem.population.ids), tuple(problem.eta_names), eta, ratio)

@@ -93,7 +93,7 @@ def start(course: Course, settings: ELBO, tell: Note) -> None:
 
     def report(step: int, at: Variational) -> None:
         course.free = at.free
-        tell(course.stage, step, None, problem.ofv(float(at.bound.sum())))
+        tell(course.stage, step, None, None, f"bound {float(at.bound.sum()):.3f}")  # no objective function
 
     def mirror_of(free: Tensor) -> Tensor | None:
         if settings.flip_flop or not has_mirror(problem) or not absorbs_slowly(problem, free):

@@ -22,7 +22,7 @@ from .estimate import Estimate
 from .families import log_diagonal
 from .flipflop import absorbs_slowly, has_mirror
 from .iwml import FINISH, NUMBERS, Course, draws_per_patient, expected_loss
-from .posterior import Posterior
+from .posterior import Posterior, log_joint
 from .simulated import SimulatedLikelihood
 from .starts import logarithmic
 from .transport import Chart
@@ -85,7 +85,7 @@ def climb(course: Course, k: int, generator: torch.Generator) -> Ladder:
     problem = course.problem
     values = problem.values(course.free)
     eta, log_q = course.encoder.approximate(problem, values).draw(k, generator)
-    ratio = problem.log_joint(eta, values) - log_q
+    ratio = log_joint(problem, eta, values) - log_q
     own = torch.logsumexp(ratio, 0) - math.log(ratio.shape[0])
     groups = own.shape[0]
     total = torch.logsumexp(own, 0) - math.log(groups)
@@ -93,7 +93,7 @@ def climb(course: Course, k: int, generator: torch.Generator) -> Ladder:
     ids = tuple(problem.population.ids)
     posterior = Posterior.weigh(ids, tuple(problem.eta_names), eta.flatten(0, 1), ratio.flatten(0, 1))
     plain, log_plain = course.encoder.approximate(problem, values, widen=1.0).draw(ELBO_DRAWS, generator)
-    elbo = (problem.log_joint(plain, values) - log_plain).mean((0, 1))
+    elbo = (log_joint(problem, plain, values) - log_plain).mean((0, 1))
     return Ladder(
         float(elbo.sum()),
         float(total.sum()),

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 FEWEST_DRAWS = 25
 """Fewer draws than this leave no tail from which k-hat could judge the weights."""
 
+PIECE = 2_000_000
+"""Predictions made at once: more only costs memory."""
+
 
 @dataclass(frozen=True)
 class Approximation:
@@ -70,6 +73,13 @@ class Approximation:
         """Mean `[subject, q]` and covariance `[subject, q, q]` of eta under q."""
         mean, cov = self.family.moments(self.raw, self.location.shape[-1])
         return self.location + times(self.scale, mean), self.scale @ cov @ self.scale.mT
+
+
+def log_joint(problem: Problem, eta: Tensor, values: Values) -> Tensor:
+    """`Problem.log_joint` of many draws `[draw, ..., subject, q]`, some at a time; minus infinity where it is lost."""
+    size = max(1, PIECE // max(1, problem.y.numel()))
+    parts = [problem.log_joint(some, values) for some in torch.split(eta, size)]
+    return torch.cat(parts).nan_to_num(nan=-math.inf, posinf=-math.inf, neginf=-math.inf)
 
 
 @dataclass(frozen=True)
@@ -122,7 +132,7 @@ class Posterior:
         """
         proposal = StudentLaplace.at_modes(problem, values)
         eta, log_q = proposal.sample(k, torch.Generator().manual_seed(seed))
-        ratio = problem.log_joint(eta, values) - log_q
+        ratio = log_joint(problem, eta, values) - log_q
         return cls.weigh(tuple(problem.population.ids), tuple(problem.eta_names), eta, ratio)
 
     @property

@@ -142,9 +142,7 @@ class SimulatedLikelihood:
         return other
 
     def _shift(self, move: Tensor) -> Tensor:
-        """How far the draws are carried `[..., subject, q]` by a move of the parameters `[P]` or `[..., subject,
-        P]`.
-        """
+        """How far a move of the parameters `[P]` carries the draws, `[subject, q]`."""
         return (self.moves @ move.unsqueeze(-1)).squeeze(-1)
 
     def __call__(self, free: Tensor) -> Evaluation:

@@ -14,12 +14,20 @@ import torch
 
 from nlmegen.data.population import Population
 from nlmegen.errors import DataError, nearest
-from nlmegen.simulate.donors import Donors
-from nlmegen.simulate.draws import generator
+from nlmegen.simulate.donors import DONOR, PER_KG, Donors, check_source
+from nlmegen.simulate.draws import generator, whole
 from nlmegen.simulate.regimen import Regimen
 
 WEIGHT = "wt"
 """The covariate that an amount per kg is multiplied by."""
+MOST_PATIENTS = 100_000_000
+"""Patients of a cohort, at most: the draw of their covariates is held in memory, all at once."""
+
+MOST_TIMES = 1_000_000
+"""Sampling times a patient, at most: more are a slip of the pen, and would not fit in memory."""
+
+_ROUNDING = 1e-11
+"""How far, relative to itself, a dose is from a sample that is meant to be at the same time."""
 
 _Floats = npt.NDArray[np.float64]
 _Ints = npt.NDArray[np.int64]
@@ -79,7 +87,8 @@ class Cohort:
         dvid: Labels of the endpoints to sample; None for all endpoints of the model that is simulated.
 
     Raises:
-        DataError: No patients, no times, an unreadable regimen, or an amount per kg without covariate `wt`.
+        DataError: No patients, no times, an unreadable regimen, an amount per kg without covariate `wt`, covariates of
+            the wrong kind, or several arms beside a covariate `arm`.
 
     Example:
         >>> cohort = Cohort(3, "100 every 12 x 2", times="0:24:12")
@@ -96,8 +105,12 @@ class Cohort:
     grid: _Floats = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if isinstance(self.n, bool) or int(self.n) != self.n or self.n < 1:
-            raise DataError(f"n: expected a whole number of patients, 1 or more, got {self.n!r}")
+        object.__setattr__(self, "n", whole("n (patients)", self.n, 1))
+        if self.n > MOST_PATIENTS:
+            raise DataError(f"n: expected at most {MOST_PATIENTS:,} patients, got {self.n:,}")
+        check_source(self.covariates)
+        if self.dvid is not None:
+            object.__setattr__(self, "dvid", _labels(self.dvid))
         arms = self.regimen if isinstance(self.regimen, Mapping) else {"": self.regimen}
         if not arms:
             raise DataError("regimen: expected at least one arm, got an empty dict")
@@ -133,6 +146,11 @@ class Cohort:
                 f"an amount per kg needs the covariate '{WEIGHT}' (body weight in kg) for every subject.{have}"
                 f" Pass covariates= with a column '{WEIGHT}', or give the amount without /kg"
             )
+        if len(self.arms) > 1 and "arm" in donors.names:
+            raise DataError(
+                "covariates: 'arm' is a covariate, and the column that tells several arms apart; rename the covariate",
+                column="arm",
+            )
         drawn = torch.randint(len(donors), (self.n,), generator=generator(seed, "covariates")).numpy()
         used, donor = np.unique(drawn, return_inverse=True)
         arm = np.sort(np.arange(self.n) % len(self.arms))
@@ -156,12 +174,12 @@ class Cohort:
         for course in regimen.courses:
             parts.append(
                 {
-                    "time": course.times,
+                    "time": _onto(self.grid, course.times),
                     "amt": np.full(course.doses, course.amount),
                     "rate": np.full(course.doses, course.amount / course.over if course.over else 0.0),
                     "cmt": np.full(course.doses, 0 if course.into is None else course.into, dtype=object),
                     "evid": np.ones(course.doses, dtype=np.int64),
-                    "per_kg": np.full(course.doses, course.per is not None),
+                    PER_KG: np.full(course.doses, course.per is not None),
                 }
             )
         for label in dvid:
@@ -172,7 +190,7 @@ class Cohort:
                     "rate": np.zeros(len(self.grid)),
                     "cmt": np.full(len(self.grid), 0, dtype=object),
                     "evid": np.zeros(len(self.grid), dtype=np.int64),
-                    "per_kg": np.zeros(len(self.grid), dtype=bool),
+                    PER_KG: np.zeros(len(self.grid), dtype=bool),
                     "dvid": np.full(len(self.grid), label, dtype=object),
                 }
             )
@@ -180,9 +198,9 @@ class Cohort:
         # A sample at the time of a dose is taken after it, so that time 0 of a bolus is its peak.
         one = one.sort_values(["time", "evid"], ascending=[True, False], kind="stable", ignore_index=True)
         table = donors.spread(one, used)
-        table.insert(0, "id", table.pop("donor").to_numpy() + 1 + arm * len(used))
+        table.insert(0, "id", table.pop(DONOR).to_numpy() + 1 + arm * len(used))
         if regimen.per_kg:
-            factor = np.where(table["per_kg"].to_numpy(dtype=bool), table[WEIGHT].to_numpy(dtype=float), 1.0)
+            factor = np.where(table[PER_KG].to_numpy(dtype=bool), table[WEIGHT].to_numpy(dtype=float), 1.0)
             table["amt"] *= factor
             table["rate"] *= factor
         table.insert(6, "mdv", (table["evid"] != 0).astype(np.int64))
@@ -193,7 +211,25 @@ class Cohort:
         plain = dvid == (1,)
         if not plain:
             table["dvid"] = table["dvid"].where(table["evid"] == 0, dvid[0])
-        return table.drop(columns=["per_kg", "dvid"] if plain else ["per_kg"])
+        return table.drop(columns=[PER_KG, "dvid"] if plain else [PER_KG])
+
+
+def _onto(grid: _Floats, times: _Floats) -> _Floats:
+    """Move times that rounding parted from a sampling time onto it: 3 x 0.1 is not 0.3."""
+    after = np.searchsorted(grid, times).clip(0, len(grid) - 1)
+    before = (after - 1).clip(0)
+    near = np.where(np.abs(grid[before] - times) < np.abs(grid[after] - times), grid[before], grid[after])
+    return np.where(np.abs(near - times) <= _ROUNDING * np.abs(times), near, times)
+
+
+def _labels(dvid: Any) -> tuple[str | int, ...]:
+    """Endpoint labels, as a tuple."""
+    several = isinstance(dvid, (tuple, list)) and len(dvid) > 0
+    if several and all(isinstance(label, (str, int)) and not isinstance(label, bool) for label in dvid):
+        return tuple(dvid)
+    raise DataError(
+        f"dvid: expected a tuple of endpoint labels, such as (1, 2), or None for all endpoints, got {dvid!r}"
+    )
 
 
 def parse_times(times: str | Iterable[float]) -> _Floats:
@@ -203,7 +239,7 @@ def parse_times(times: str | Iterable[float]) -> _Floats:
         times: Numbers; or text `"FIRST:LAST:STEP"` with the end included, or `"0.5, 1, 2"`.
 
     Raises:
-        DataError: No times, a negative or infinite one, or text that is neither form.
+        DataError: No times, a negative or infinite one, more than `MOST_TIMES`, or text that is neither form.
 
     Example:
         >>> parse_times("0:6:2")
@@ -216,9 +252,16 @@ def parse_times(times: str | Iterable[float]) -> _Floats:
             if not step > 0 or not last >= first:
                 raise DataError(f"times {times!r}: expected LAST >= FIRST and STEP above 0; {remedy}")
             # A tenth of a thousandth of a step forgives the rounding of ends such as 0.3 with step 0.1.
-            values = first + step * np.arange(int(np.floor((last - first) / step + 1e-4)) + 1)
+            count = int(np.floor((last - first) / step + 1e-4)) + 1
+            if count > MOST_TIMES:
+                raise DataError(
+                    f"times {times!r}: expected at most {MOST_TIMES:,} times, got {count:,}; take a longer STEP"
+                )
+            values = first + step * np.arange(count)
         elif isinstance(times, str):
             values = np.array([float(word) for word in times.split(",")])
+        elif isinstance(times, (bytes, bytearray)):
+            raise TypeError
         else:
             values = np.array([float(value) for value in times])
     except (TypeError, ValueError, OverflowError) as error:

@@ -8,8 +8,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from nlmegen.data.columns import is_reserved
 from nlmegen.data.population import Population
 from nlmegen.errors import DataError
+
+# Columns of our own beside the covariates. Covariates are lower case, so that none has such a name.
+DONOR, PER_KG = "DONOR", "PER_KG"
+_BOUND, _MARK = "BOUND", "MARK"
 
 
 @dataclass(frozen=True)
@@ -18,8 +23,8 @@ class Donors:
 
     Attributes:
         rows: One row a subject, one column a covariate: the value at the first record.
-        course: Columns `donor`, `time`, the covariates, and `bound` (whether a change bounds a segment
-            there); None when every covariate is constant.
+        course: Columns `DONOR`, `time`, the covariates, and `BOUND` (whether a change bounds a segment there); of a
+            subject whose time restarts (EVID 3 or 4), the course up to there. None when every covariate is constant.
         reading: How a Population of them is read: the rule of interpolation and the units.
     """
 
@@ -32,17 +37,20 @@ class Donors:
         """Return the donors in a Population, in a table of one row a subject, or (None) a nameless one.
 
         Raises:
-            DataError: No rows, or a covariate that is missing somewhere.
+            DataError: No rows, a covariate that is missing somewhere, a name that comes twice or that the records need
+                for themselves (dv, amt, ...), or no such source at all.
         """
         if source is None:
             return cls(pd.DataFrame(index=[0]))
+        check_source(source)
         if isinstance(source, pd.DataFrame):
             frame = source.rename(columns={column: str(column).lower() for column in source.columns})
             if {"id", "time"} <= set(frame.columns):
                 return cls.of(Population.from_table(frame, warn=False))
+            _check_names(frame, source)
             return cls(_numbers(frame.drop(columns="id", errors="ignore").reset_index(drop=True)))
         names = list(source.covariates)
-        donor = pd.factorize(source.table["id"])[0]
+        donor = owners(source)
         rows = source.table[names].groupby(donor).first().astype(float)
         reading = {
             "interpolation": source.interpolation,
@@ -52,18 +60,20 @@ class Donors:
         }
         if not any(covariate.varies for covariate in source.covariates.values()):
             return cls(rows, None, reading)
-        course = source.table[["time", *names]].astype(float).assign(donor=donor)
-        course = course.sort_values(["donor", "time"], kind="stable", ignore_index=True)
+        course = source.table[["time", *names]].astype(float).assign(**{DONOR: donor})
+        # After a reset the clock may start again; a patient lives through one course of covariates, the first.
+        back = (course["time"].diff() < 0) & (course[DONOR].diff() == 0)
+        course = course[back.groupby(donor).cumsum() == 0].reset_index(drop=True)
         # Simultaneous records: the first closes the interval before it, the last opens the one after.
         again = course.duplicated(
-            ["donor", "time"], keep="first" if source.interpolation == "nonmem" else "last"
+            [DONOR, "time"], keep="first" if source.interpolation == "nonmem" else "last"
         )
         course = course[~again].reset_index(drop=True)
         values = course[names].to_numpy()
-        step = (values[1:] != values[:-1]).any(1) & (np.diff(course["donor"]) == 0)
+        step = (values[1:] != values[:-1]).any(1) & (np.diff(course[DONOR]) == 0)
         from_last, to_next = np.append(False, step), np.append(step, False)
         bounds = {"nonmem": to_next, "locf": from_last, "linear": from_last | to_next}
-        return cls(rows, course.assign(bound=bounds[source.interpolation]), reading)
+        return cls(rows, course.assign(**{_BOUND: bounds[source.interpolation]}), reading)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -84,44 +94,75 @@ class Donors:
             used: Donors, each once.
 
         Returns:
-            Records with the column `donor` (a position in `used`) and one column a covariate.
+            Records with the column `DONOR` (a position in `used`) and one column a covariate.
         """
         n, r = len(used), len(records)
         table = pd.DataFrame({name: np.tile(records[name].to_numpy(), n) for name in records.columns})
-        table["donor"] = np.repeat(np.arange(n), r)
+        table[DONOR] = np.repeat(np.arange(n), r)
         if self.course is None:
             columns = {name: np.repeat(self.rows[name].to_numpy()[used], r) for name in self.names}
             return table.assign(**columns)
-        course = self.course[self.course["donor"].isin(used)]
-        course = course.assign(donor=np.searchsorted(used, course["donor"].to_numpy()))
-        within = course["bound"] & course["time"].between(0.0, records["time"].max())
-        marks = course.loc[within, ["donor", "time"]]
-        blank = {"amt": 0.0, "rate": 0.0, "cmt": 0, "evid": 2, "per_kg": False}
+        course = self.course[self.course[DONOR].isin(used)]
+        course = course.assign(**{DONOR: np.searchsorted(used, course[DONOR].to_numpy())})
+        within = course[_BOUND] & course["time"].between(0.0, records["time"].max())
+        marks = course.loc[within, [DONOR, "time"]]
+        blank = {"amt": 0.0, "rate": 0.0, "cmt": 0, "evid": 2, PER_KG: False}
         if "dvid" in records:
             blank["dvid"] = records["dvid"].iloc[-1]
         table = pd.concat([table, marks.assign(**blank)], ignore_index=True)
         table = table.sort_values("time", kind="stable", ignore_index=True)
         table = table.assign(**self._at(table, course))
-        return table.sort_values(["donor", "time"], kind="stable", ignore_index=True)
+        return table.sort_values([DONOR, "time"], kind="stable", ignore_index=True)
 
     def _at(self, table: pd.DataFrame, course: pd.DataFrame) -> dict[str, npt.NDArray[np.float64]]:
         """The covariates on each record, by the rule of interpolation; constant outside the course."""
-        known = course.assign(mark=course["time"]).sort_values("time", kind="stable")
-        key = table[["time", "donor"]]
-        last = pd.merge_asof(key, known, on="time", by="donor", direction="backward")
-        following = pd.merge_asof(key, known, on="time", by="donor", direction="forward")
+        known = course.assign(**{_MARK: course["time"]}).sort_values("time", kind="stable")
+        key = table[["time", DONOR]]
+        last = pd.merge_asof(key, known, on="time", by=DONOR, direction="backward")
+        following = pd.merge_asof(key, known, on="time", by=DONOR, direction="forward")
         last, following = last.fillna(following), following.fillna(last)
         if self.reading["interpolation"] == "locf":
             return {name: last[name].to_numpy() for name in self.names}
         if self.reading["interpolation"] == "nonmem":
             return {name: following[name].to_numpy() for name in self.names}
-        gap = (following["mark"] - last["mark"]).to_numpy()
-        past = np.clip(table["time"].to_numpy() - last["mark"].to_numpy(), 0.0, gap)
+        gap = (following[_MARK] - last[_MARK]).to_numpy()
+        past = np.clip(table["time"].to_numpy() - last[_MARK].to_numpy(), 0.0, gap)
         part = np.divide(past, gap, out=np.zeros(len(table)), where=gap > 0)
         return {
             name: last[name].to_numpy() + part * (following[name] - last[name]).to_numpy()
             for name in self.names
         }
+
+
+def owners(population: Population) -> npt.NDArray[np.int64]:
+    """Return the subject of each record of `population.table`; ids do not tell, `select` may repeat them."""
+    return np.repeat(np.arange(len(population)), population._count.numpy())
+
+
+def check_source(source: object) -> None:
+    """Raise a DataError unless covariates can be drawn from `source`."""
+    if not (source is None or isinstance(source, (Population, pd.DataFrame))):
+        raise DataError(
+            "covariates: expected a Population, a DataFrame with one row a subject, or None,"
+            f" got {type(source).__name__}"
+        )
+
+
+def _check_names(frame: pd.DataFrame, source: pd.DataFrame) -> None:
+    """Refuse names that come twice in lower case, and numbers under a name that has a meaning of its own."""
+    twice = frame.columns[frame.columns.duplicated()]
+    if len(twice):
+        same = ", ".join(repr(name) for name in source.columns if str(name).lower() == twice[0])
+        raise DataError(
+            f"covariates: {same} are one name (case does not count); rename or drop one", column=twice[0]
+        )
+    for name in frame.select_dtypes("number").columns:
+        if name != "id" and is_reserved(name):
+            raise DataError(
+                f"covariates: expected one row a subject, got the column '{name}', which has a meaning of its own in"
+                " the records; rename or drop it, or add 'id' and 'time' for a table of records",
+                column=name,
+            )
 
 
 def _numbers(frame: pd.DataFrame) -> pd.DataFrame:

@@ -10,6 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from nlmegen.errors import DataError, nearest
+from nlmegen.simulate.draws import whole
+
+MOST_DOSES = 100_000
+"""Doses of one term, at most: more are a slip of the pen, and would not fit in memory."""
 
 GRAMMAR = "AMOUNT[/kg] [over DURATION] [into COMPARTMENT] [every II x N] [at TIME], several joined by +"
 """How a regimen is written, as shown in every error."""
@@ -101,13 +105,13 @@ class Regimen:
         at: float = 0.0,
         per: str | None = None,
     ) -> None:
-        count = 1 if doses is None else doses
-        if isinstance(count, bool) or count != int(count) or count < 1:
-            raise DataError(f"doses: expected a whole number of doses, 1 or more, got {doses!r}")
+        count = 1 if doses is None else whole("doses", doses, 1)
+        if count > MOST_DOSES:
+            raise DataError(f"doses: expected at most {MOST_DOSES:,} doses, got {count:,}")
         if every is None and count > 1:
             raise DataError(f"{count} doses need their interval: say every=, for example every=12")
         if every is not None and doses is None:
-            raise DataError(f"every={every:g} needs the number of doses: say doses=, for example doses=7")
+            raise DataError(f"every={every!r} needs the number of doses: say doses=, for example doses=7")
         if per not in (None, "kg"):
             raise DataError(f'per: expected None or "kg", got {per!r}')
         if isinstance(into, bool) or not (into is None or isinstance(into, int) or _is_name(into)):
@@ -115,7 +119,7 @@ class Regimen:
         course = Course(
             amount=_above_zero("amount", amount),
             every=None if every is None or count == 1 else _above_zero("every", every),
-            doses=int(count),
+            doses=count,
             over=None if over is None else _above_zero("over", over),
             into=int(into) if isinstance(into, str) and into.isdigit() else into,
             at=_number("at", at),
@@ -213,6 +217,8 @@ class _Reader:
                 doses = int(self.need(_WHOLE, "a whole number of doses"))
                 if doses < 1:
                     raise self.error("expected at least one dose", "0")
+                if doses > MOST_DOSES:
+                    raise self.error(f"expected at most {MOST_DOSES:,} doses", str(doses))
         return Regimen(amount, every=every, doses=doses, over=over, into=into, at=at or 0.0, per=per)
 
     def number(self, what: str, above: bool = False, pattern: re.Pattern[str] = _NUMBER) -> float:

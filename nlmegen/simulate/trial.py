@@ -12,19 +12,24 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from nlmegen.data.columns import RESULTS, TRUTHS
 from nlmegen.data.population import Population
 from nlmegen.errors import DataError, ModelError
 from nlmegen.model.page import Model
 from nlmegen.model.parameters import Values
 from nlmegen.model.problem import Problem
 from nlmegen.simulate.cohort import Cohort
-from nlmegen.simulate.draws import draw_eta, generator
+from nlmegen.simulate.donors import owners
+from nlmegen.simulate.draws import draw_eta, generator, whole
 
 BLOCK = 1000
 """Patients drawn and predicted together. Draws depend on it, so it is fixed; chunks are made of whole blocks."""
 
 _NUMBERS = 2_000_000
 """Predictions held at once when replicates are simulated."""
+
+_STALE = RESULTS - {"tad"}
+"""Columns that describe the observations of a table, and not those simulated in their place."""
 
 
 def simulate(
@@ -43,7 +48,8 @@ def simulate(
 
     Args:
         model: A `Model`, or a `Fit` (its fitted model).
-        cohort: A `Cohort`; or a `Population`, whose records are kept and whose dv is drawn anew.
+        cohort: A `Cohort`; or a `Population`, whose records are kept and whose dv is drawn anew; columns that an
+            earlier fit or simulation left there (pred, cwres, eta_NAME, ...) belong to the old dv and are dropped.
         seed: Seed of every draw: covariates, etas, residual errors.
         residual: Whether dv has residual error; without it dv is the individual prediction.
         truth: Add what a real patient never shows: `ipred` (dv without residual error), `eta_NAME` and the individual
@@ -55,7 +61,8 @@ def simulate(
         `arm` when there are several), which `read_nonmem` reads again.
 
     Raises:
-        DataError: A cohort the model cannot use (a covariate or compartment it lacks), or replicates of a Cohort.
+        DataError: A cohort the model cannot use (a covariate or compartment it lacks), replicates of a Cohort, or an
+            argument that is not of its kind (a negative seed, 2.5 replicates).
         ModelError: Not a model, or one whose predictions are not finite for some patient.
 
     Example:
@@ -66,6 +73,7 @@ def simulate(
         >>> table["id"].nunique(), int((table["evid"] == 0).sum())
         (500, 4000)
     """
+    _check_switches(residual, truth)
     if isinstance(cohort, Population):
         page = page_of(model)
         return _again(Problem(page, cohort), page.values, seed, residual, truth, replicates)
@@ -97,6 +105,7 @@ def stream(
     Yields:
         Tables that follow one another: together, what `simulate` returns.
     """
+    _check_switches(residual, truth)
     page = page_of(model)
     if not isinstance(cohort, Cohort):
         raise DataError(f"simulate needs a Cohort or a Population, got {type(cohort).__name__}")
@@ -214,15 +223,22 @@ def _again(
     """New observations for the records of a population, once or several times."""
     population = problem.population
     row = population.row.numpy()
-    owner = pd.factorize(population.table["id"])[0]
+    owner = owners(population)
+    kept = [name for name in map(str, population.table.columns) if not _is_stale(name)]
+    if replicates is not None:
+        if "replicate" in population.covariates:
+            raise DataError(
+                "replicates: the data have a covariate 'replicate'; rename it", column="replicate"
+            )
+        kept = [name for name in kept if name != "replicate"]
     tables = []
-    for k in range(replicates or 1):
+    for k in range(1 if replicates is None else whole("replicates", replicates, 1)):
         source = generator(seed, "replicates", k)
         with torch.no_grad():
             eta = draw_eta(values.factor, problem.n_subjects, source)
             f = problem.predict(eta, values).f
             dv, usable = draw_dv(problem, values, f, source if residual else None)
-        columns = {str(name): population.table[name].to_numpy(copy=True) for name in population.table.columns}
+        columns = {name: population.table[name].to_numpy(copy=True) for name in kept}
         _fill(columns, row, dv, usable)
         if truth:
             columns |= _truth(problem, values, eta, f, row, owner)
@@ -230,6 +246,17 @@ def _again(
             columns = {"replicate": np.full(len(owner), k + 1), **columns}
         tables.append(pd.DataFrame(columns, copy=False))
     return pd.concat(tables, ignore_index=True) if len(tables) > 1 else tables[0]
+
+
+def _is_stale(name: str) -> bool:
+    return name in _STALE or name.startswith(TRUTHS)
+
+
+def _check_switches(residual: object, truth: object) -> None:
+    """Refuse what is neither true nor false: any text counts as true."""
+    for name, value in (("residual", residual), ("truth", truth)):
+        if not isinstance(value, (bool, np.bool_)):
+            raise DataError(f"{name}: expected True or False, got {value!r}")
 
 
 def _fill(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from check.frozen import frozen
@@ -12,8 +13,9 @@ from problems import Straight, straight_table
 from scipy import stats
 
 import nlmegen as nl
+from nlmegen.check import npde as module
 from nlmegen.check.npde import decorrelate, normal_score, npde, uniformity
-from nlmegen.errors import FitError
+from nlmegen.errors import DataError
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +94,30 @@ def test_same_seed_same_scores(truth: Any) -> None:
     assert not np.array_equal(first, other, equal_nan=True)
 
 
-def test_too_few_draws(truth: Any) -> None:
-    with pytest.raises(FitError, match="take draws=100"):
-        npde(truth, draws=11)
+def test_a_record_too_long_for_the_draws_gets_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = nl.read_nonmem(straight_table(12, seed=4)).table
+    richest = table[table["id"] == table["id"].value_counts().index[0]]
+    more = [
+        richest[richest["evid"] == 0].assign(time=lambda own, k=k: own["time"] + 20.0 * k)
+        for k in range(1, 9)
+    ]
+    table = pd.concat([table, *more]).sort_values(["id", "time"], kind="stable", ignore_index=True)
+    fit = frozen(Straight(), nl.Population.from_table(table, warn=False), modes=False)
+    count = fit.population.mask.sum(-1)
+    long = 2 * count + 2 > 40
+    assert int(long.sum()) == 1
+    scores = npde(fit, draws=40)
+    assert np.isfinite(scores.npde[fit.population.mask.numpy()]).all()
+    assert scores.notes == ()
+    monkeypatch.setattr(module, "_LONGEST", 10)
+    lost = npde(fit, draws=40)
+    assert np.isnan(lost.npde[long.numpy()]).all()
+    np.testing.assert_array_equal(lost.npde[~long.numpy()], scores.npde[~long.numpy()])
+    np.testing.assert_array_equal(lost.npd, scores.npd)
+    assert "npde is missing for 1 of 12 subjects" in lost.notes[0]
+
+
+def test_draws_that_cannot_be(truth: Any) -> None:
+    for draws in (1, 10.5, "many"):
+        with pytest.raises(DataError, match="draws: expected a whole number"):
+            npde(truth, draws=draws)  # type: ignore[arg-type]

@@ -131,6 +131,24 @@ def test_strata_of_a_number_and_of_several_endpoints(fit: Any) -> None:
     assert names == ["wt <= 80.5", "wt > 80.5"]
 
 
+def test_subjects_without_a_value_are_a_stratum(fit: Any) -> None:
+    ids = fit.population.table["id"]
+    table = fit.population.table.assign(
+        crp=np.where(ids % 4 == 0, np.nan, ids),
+        site=np.where(ids % 4 == 0, None, "x"),
+        sex=np.where(ids < 9, np.nan, 1),
+    )
+    source = nl.Population.from_table(table, covariates=[], warn=False)
+    gaps = frozen(fit.model, source, modes=False)
+    middle = float(np.median([k for k in range(1, 81) if k % 4]))
+    halves = {f"crp <= {middle:g}", f"crp > {middle:g}"}
+    expected = {"crp": halves, "site": {"site = x"}, "sex": {"sex = 1"}}
+    for name, known in expected.items():
+        strata = vpc(gaps, draws=20, stratify=name).observations.groupby("stratum")["id"].nunique()
+        assert set(strata.index) == {*known, f"{name} missing"}
+        assert strata[f"{name} missing"] == (8 if name == "sex" else 20)
+
+
 @pytest.mark.parametrize(
     ("options", "word"),
     [
@@ -139,7 +157,16 @@ def test_strata_of_a_number_and_of_several_endpoints(fit: Any) -> None:
         ({"interval": (0.5, 1.0)}, "interval"),
         ({"interval": ()}, "interval"),
         ({"ci": 95}, "ci"),
+        ({"ci": "a"}, "ci: expected a fraction"),
+        ({"interval": 0.5}, "interval: expected fractions"),
+        ({"interval": ("a",)}, "interval: expected fractions"),
+        ({"stratify": 3}, "stratify: expected the name"),
+        ({"seed": -1}, "seed: expected a whole number"),
+        ({"bins": ["a"]}, "bins"),
+        ({"bins": True}, "bins"),
         ({"draws": 3}, "draws"),
+        ({"draws": 50.5}, "draws"),
+        ({"draws": "x"}, "draws"),
         ({"bins": [0, 1]}, "bins"),
     ],
 )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from cli.nothing import save_nothing
 
 import nlmegen.results
 from nlmegen.cli import main
@@ -420,7 +421,7 @@ def fit(page: Path) -> int:
 def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fits write nothing here: what they write has its own tests, and figures take their time."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(nlmegen.results, "save_fit", lambda fit, folder, force=False: folder)
+    monkeypatch.setattr(nlmegen.results, "save_fit", save_nothing)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

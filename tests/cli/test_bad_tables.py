@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from cli.nothing import save_nothing
 
 import nlmegen.results
 from nlmegen.cli import main
@@ -152,7 +153,7 @@ def edited(edit: Edit) -> str:
 def fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A page that uses weight. Fits write nothing here: what they write has its own tests."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(nlmegen.results, "save_fit", lambda fit, folder, force=False: folder)
+    monkeypatch.setattr(nlmegen.results, "save_fit", save_nothing)
     assert main(["new", "drug"]) == 0
     page = tmp_path / "drug.py"
     page.write_text(page.read_text().replace("exp(eta.v)", "(cov.wt / 70) * exp(eta.v)"))

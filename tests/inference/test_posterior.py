@@ -9,7 +9,7 @@ import torch
 from problems import exact, straight_problem
 
 from nlmegen.inference.families import Gaussian
-from nlmegen.inference.posterior import Approximation, Posterior
+from nlmegen.inference.posterior import Approximation, Posterior, log_joint
 
 F64 = torch.float64
 
@@ -71,6 +71,18 @@ def test_a_khat_that_could_not_be_computed_vouches_for_nothing(khat: float):
     draws = torch.zeros(100, 1, 1, dtype=F64)
     assert Posterior(("1",), ("a",), draws, weights, one, ess, shape).verdict == ("refine",)
     assert Posterior(("1",), ("a",), draws, weights, one, ess, one - math.inf).verdict == ("good",)
+
+
+def test_draws_that_cannot_be_predicted_have_no_density():
+    problem = straight_problem(4)
+    values = problem.values(problem.start)
+    eta = torch.zeros(700, 4, 2, dtype=F64)
+    eta[5, 2] = math.nan
+    found = log_joint(problem, eta, values)
+    expected = problem.log_joint(torch.zeros(4, 2, dtype=F64), values)
+    torch.testing.assert_close(found[0], expected)
+    assert found[5, 2].item() == -math.inf
+    assert int(found.isfinite().sum()) == 700 * 4 - 1
 
 
 def test_the_log_of_a_mean_is_not_the_mean_of_a_log():

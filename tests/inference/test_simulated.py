@@ -4,13 +4,15 @@ known one.
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from inference.cases import curved_problem, exact_log_likelihood, exact_maximum, oral_problem
 from problems import F64
 
 from nlmegen.inference.families import Gaussian
-from nlmegen.inference.iwml import settle
+from nlmegen.inference.iwml import expected_loss, settle
 from nlmegen.inference.linearise import linearise
 from nlmegen.inference.marginal import quadrature
 from nlmegen.inference.maximise import inverse_information, maximise
@@ -122,6 +124,32 @@ def _exact_hessian(problem, free):
         return exact_log_likelihood(problem, x).sum()
 
     return torch.func.jacrev(torch.func.grad(total))(free)
+
+
+def test_draws_without_a_prediction_count_for_nothing():
+    problem = oral_problem()
+    free = problem.start
+    whole = likelihood_of(problem, free, 64)
+    eta, log_q = whole.eta.clone(), whole.log_q
+    eta[3, 1, :, 0] = 800.0  # exp overflows
+    broken = SimulatedLikelihood(problem, free, eta, log_q)(free)
+    assert bool((broken.log_weights[3, 1] == -math.inf).all())
+    assert bool(broken.scores.isfinite().all())
+    kept = whole(free).log_weights.clone()
+    kept[3, 1] = -math.inf
+    expected = torch.logsumexp(kept.flatten(0, 1), 0).sum() - problem.n_subjects * math.log(64)
+    assert broken.log_likelihood == pytest.approx(float(expected))
+
+
+def test_the_loss_to_noise_is_its_quadratic_form_but_for_flat_directions():
+    problem = oral_problem()
+    found = likelihood_of(problem, problem.start, 64)(problem.start)
+    information = 100.0 * torch.eye(problem.P, dtype=F64)
+    assert expected_loss(found, information) == pytest.approx(float(found.score_noise.trace()) / 100)
+    flat = information.clone()
+    flat[0, 0] = 1e-6
+    without = float(found.score_noise.diagonal()[1:].sum()) / 100
+    assert expected_loss(found, flat) == pytest.approx(without + 1e-6, rel=1e-6)
 
 
 def test_reach_bounds_the_move():

@@ -69,6 +69,41 @@ def test_a_mu_referenced_pair_leaves_the_prediction_where_it_is():
     torch.testing.assert_close(before, after, rtol=1e-12, atol=1e-14)
 
 
+def test_a_theta_whose_eta_the_data_hardly_see_is_carried_like_the_others():
+    problem = oral_problem()
+    omega = problem.omega(problem.start)
+    seen = 0.3 * omega.diagonal().expand(problem.n_subjects, 2)
+    unseen = seen.clone()
+    unseen[:, 0] = 0.95 * omega[0, 0]
+    assert Chart.of(problem, omega, seen).paired == {0: 0, 1: 1}
+    chart = Chart.of(problem, omega, unseen)
+    assert chart.paired == {1: 1}
+    assert [problem.names[a] for a in chart.others] == ["tvka", "tvv", "power"]
+    # as omega -> 0 nothing is left to carry: the prediction moves with the theta instead
+    narrow = problem.start.clone()
+    narrow[problem.names.index("omega.ka")] = -12.0
+    moves = chart.transport(narrow, problem.values(narrow), torch.zeros(problem.n_subjects, 2, dtype=F64))
+    assert float(moves[:, 0, 0].abs().max()) < 1e-6
+
+
+def test_a_vanishing_variance_leaves_the_score_of_its_theta_quiet():
+    """Held in phi, the draws of an eta with omega near zero would give its mean a score of order 1 / omega."""
+    problem = curved_problem()
+    free = problem.start.clone()
+    free[problem.names.index("omega.s")] = -7.0
+    free[problem.names.index("omega.s,b")] = 0.0
+    mean, covariance = exact_posterior(problem, free)
+    raw = torch.zeros(problem.n_subjects, Gaussian().outputs(2), dtype=F64)
+    wide = Approximation(Gaussian(), raw, mean, 1.1 * torch.linalg.cholesky(covariance))
+    eta, log_q = wide.draw(400, torch.Generator().manual_seed(9))
+    found = SimulatedLikelihood(problem, free, eta, log_q)(free)
+    exact = torch.func.jacrev(lambda x: exact_log_likelihood(problem, x))(free)
+    slope = problem.names.index("tvs")
+    torch.testing.assert_close(found.scores[:, slope], exact[:, slope], rtol=0.02, atol=0.1)
+    held = SimulatedLikelihood(problem, free, eta, log_q, Chart(problem))(free)
+    assert float(held.score_noise[slope, slope]) > 100 * float(found.score_noise[slope, slope])
+
+
 def test_directions_are_derivatives_along_a_joint_move():
     problem = oral_problem()
     chart = Chart(problem)

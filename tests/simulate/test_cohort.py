@@ -146,3 +146,99 @@ def test_cohorts_that_cannot_be(arguments: dict[str, Any], word: str) -> None:
 def test_an_amount_per_kg_needs_weight(covariates: Any, word: str) -> None:
     with pytest.raises(DataError, match=word):
         Cohort(3, "5/kg", times=[1.0], covariates=covariates).population()
+
+
+def test_donors_of_a_bootstrap_keep_their_weights() -> None:
+    table = pd.DataFrame({"id": [1, 2], "time": 0.0, "dv": 1.0, "wt": [50.0, 80.0]})
+    source = nl.Population.from_table(table, warn=False).select([0] * 9 + [1])
+    drawn = Cohort(4000, "100", times=[1.0], covariates=source).population().covariates["wt"].observation
+    assert abs(int((drawn == 50).sum()) - 3600) < 4 * np.sqrt(4000 * 0.9 * 0.1)
+
+
+@pytest.mark.parametrize("evid", [3, 4])
+def test_a_donor_whose_time_restarts_lends_its_first_period(evid: int) -> None:
+    table = pd.DataFrame(
+        {
+            "id": 1,
+            "time": [0.0, 5.0, 10.0, 0.0, 4.0, 9.0],
+            "amt": [1.0, 0, 0, evid - 3.0, 0, 0],
+            "evid": [1, 0, 0, evid, 0, 0],
+            "dv": [np.nan, 1, 1, np.nan, 1, 1],
+            "crcl": [100.0, 100.0, 60.0, 20.0, 30.0, 40.0],
+        }
+    )
+    source = nl.Population.from_table(table, interpolation="linear", warn=False)
+    drawn = Cohort(1, "100", times="0:12:1", covariates=source).population()
+    expected = np.interp(np.arange(13), [0, 5, 10], [100, 100, 60])
+    np.testing.assert_allclose(drawn.covariates["crcl"].observation[0].numpy(), expected)
+
+
+def test_a_dose_that_rounding_delays_still_comes_first() -> None:
+    table = Cohort(1, "100 every 0.1 x 7 at 0.1", times="0.3, 0.6, 0.7").population().table
+    for time in (0.3, 0.6, 0.7):
+        assert table.loc[table["time"] == time, "evid"].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("varies", [False, True])
+def test_covariates_may_have_any_name_that_is_free(varies: bool) -> None:
+    names = ["mark", "bound", "donor", "per_kg"]
+    table = pd.DataFrame(
+        {
+            "id": 1,
+            "time": [0.0, 4.0],
+            "dv": 1.0,
+            **{name: [k + 2.0, k + 2.0 + varies] for k, name in enumerate(names)},
+        }
+    )
+    source = nl.Population.from_table(table, warn=False)
+    drawn = Cohort(2, "100", times=[0.0, 3.0], covariates=source).population()
+    assert list(drawn.covariates) == names
+    for k, name in enumerate(names):
+        expected = [k + 2.0, k + 2.0 + varies]
+        got = drawn.table.loc[drawn.table["evid"] == 0, name].to_numpy().reshape(2, 2)
+        np.testing.assert_array_equal(got, [expected, expected])
+
+
+def test_a_covariate_arm_is_not_mixed_up_with_the_arms() -> None:
+    donors = pd.DataFrame({"arm": [5.0, 6.0]})
+    assert list(Cohort(2, "100", times=[1.0], covariates=donors).population().covariates) == ["arm"]
+    with pytest.raises(DataError, match="tells several arms apart"):
+        Cohort(2, {"a": "100", "b": "200"}, times=[1.0], covariates=donors).population()
+
+
+@pytest.mark.parametrize("name", ["dv", "AMT", "rate", "evid", "mdv", "cmt", "time", "ii"])
+def test_a_row_a_subject_has_no_columns_of_records(name: str) -> None:
+    donors = pd.DataFrame({"wt": [70.0], name: [5.0]})
+    with pytest.raises(DataError, match=f"got the column '{name.lower()}'"):
+        Cohort(2, "100", times=[1.0], covariates=donors).population()
+
+
+def test_names_that_differ_in_case_only_are_refused() -> None:
+    donors = pd.DataFrame({"SEX": [1.0], "wt": [70.0], "sex": [0.0]})
+    with pytest.raises(DataError, match="'SEX', 'sex' are one name"):
+        Cohort(2, "100", times=[1.0], covariates=donors).population()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ({"n": np.nan}, "n .patients.: expected a whole number of 1 or more, got nan"),
+        ({"n": np.inf}, "got inf"),
+        ({"n": None}, "got None"),
+        ({"n": "5"}, "got '5'"),
+        ({"n": 10**11}, "at most 100,000,000"),
+        ({"covariates": 5}, "covariates: expected a Population.* got int"),
+        ({"dvid": 2}, "dvid: expected a tuple"),
+        ({"dvid": ()}, "dvid: expected a tuple"),
+        ({"dvid": "cp"}, "dvid: expected a tuple"),
+        ({"times": b"0:1:1"}, "times: cannot read"),
+        ({"times": "0:1e12:1e-3"}, "expected at most 1,000,000 times"),
+    ],
+)
+def test_arguments_of_another_kind(arguments: dict[str, Any], word: str) -> None:
+    with pytest.raises(DataError, match=word):
+        Cohort(**({"n": 3, "regimen": "100", "times": [1.0]} | arguments))
+
+
+def test_a_whole_number_may_be_a_float() -> None:
+    assert Cohort(2.0, "100", times=[1.0]).population().n_subjects == 2  # type: ignore[arg-type]

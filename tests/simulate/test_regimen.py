@@ -98,6 +98,11 @@ def test_errors_show_the_word_and_an_example(text: str, word: str) -> None:
     assert "100 every 24 x 7" in message
 
 
+def test_more_doses_than_anyone_takes() -> None:
+    with pytest.raises(DataError, match="expected at most 100,000 doses, got '99999999999'"):
+        Regimen.parse("100 every 1 x 99999999999")
+
+
 def test_a_misspelt_clause_is_guessed() -> None:
     with pytest.raises(DataError, match="Did you mean 'every'"):
         Regimen.parse("100 evry 24 x 7")
@@ -113,6 +118,10 @@ def test_a_misspelt_clause_is_guessed() -> None:
         ({"amount": 1, "doses": 3}, "every="),
         ({"amount": 1, "every": 0, "doses": 3}, "every"),
         ({"amount": 1, "every": 1, "doses": 2.5}, "doses"),
+        ({"amount": 1, "every": 1, "doses": "x"}, "doses: expected a whole number"),
+        ({"amount": 1, "every": 1, "doses": float("nan")}, "doses"),
+        ({"amount": 1, "every": 1, "doses": 10**9}, "at most 100,000 doses"),
+        ({"amount": 1, "every": "daily"}, "every='daily' needs"),
         ({"amount": 1, "over": -1}, "over"),
         ({"amount": 1, "at": -1}, "at"),
         ({"amount": 1, "per": "lb"}, "per"),

@@ -189,3 +189,52 @@ def test_a_fit_is_simulated_at_its_estimates() -> None:
 
     cohort = Cohort(3, "100", times=[1.0])
     pd.testing.assert_frame_equal(simulate(Fitted(), cohort), simulate(Fitted.model, cohort))
+
+
+def test_truth_of_a_bootstrap_is_each_patients_own() -> None:
+    again = nl.load_data("theophylline").select([0, 0, 1])
+    table = simulate(nl.load_model("theophylline"), again, seed=1, truth=True)
+    size = np.bincount(np.repeat(np.arange(3), [len(again.select([k]).table) for k in range(3)]))
+    patient = np.repeat(np.arange(3), size)
+    assert (table.groupby(patient)["eta_ka"].nunique() == 1).all()
+    assert table["eta_ka"].nunique() == 3
+
+
+def test_columns_of_an_old_dv_are_dropped() -> None:
+    data = nl.load_data("theophylline")
+    stale = ["pred", "ipred", "cwres", "npde", "eta_ka", "true_cl"]
+    source = nl.Population.from_table(data.table.assign(**dict.fromkeys(stale, 7.0), tad=1.0), warn=False)
+    table = simulate(nl.load_model("theophylline"), source, seed=2)
+    assert list(table.columns) == [*data.table.columns, "tad"]
+    truth = simulate(nl.load_model("theophylline"), source, seed=2, truth=True)
+    assert not (truth[["ipred", "eta_ka", "true_cl"]] == 7).any().any()
+    assert "cwres" not in truth
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"replicates": -1}, "replicates: expected a whole number of 1 or more, got -1"),
+        ({"replicates": 0}, "replicates"),
+        ({"replicates": 2.5}, "replicates"),
+        ({"seed": "a"}, "seed: expected a whole number of 0 or more, got 'a'"),
+        ({"seed": None}, "seed"),
+        ({"seed": -1}, "seed"),
+        ({"residual": "no"}, "residual: expected True or False, got 'no'"),
+        ({"truth": 1}, "truth"),
+    ],
+)
+def test_options_of_another_kind(options: dict[str, Any], word: str) -> None:
+    model = nl.load_model("theophylline")
+    with pytest.raises(DataError, match=word):
+        simulate(model, nl.load_data("theophylline"), **options)
+    if "replicates" not in options:
+        with pytest.raises(DataError, match=word):
+            simulate(model, Cohort(2, "100", times=[1.0]), **options)
+
+
+def test_replicates_leave_a_covariate_of_that_name_alone() -> None:
+    data = nl.load_data("theophylline")
+    source = nl.Population.from_table(data.table.assign(replicate=3.0), warn=False)
+    with pytest.raises(DataError, match="a covariate 'replicate'"):
+        simulate(nl.load_model("theophylline"), source, replicates=2)
