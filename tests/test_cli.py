@@ -305,7 +305,10 @@ def test_a_simulated_cohort_can_be_fitted(
     assert {"TIME", "AMT", "DV", "EVID"} <= set(table.columns)
     assert main((*command, "--seed", "7", "--out", "again.csv")) == 0
     assert Path("again.csv").read_bytes() == Path("cohort.csv").read_bytes()
-    assert main((*command, "--seed", "8", "--out", "again.csv")) == 0
+    assert main((*command, "--seed", "8", "--out", "again.csv")) == 2, "an existing file is not overwritten"
+    assert Path("again.csv").read_bytes() == Path("cohort.csv").read_bytes()
+    assert main((*command, "--seed", "8", "--out", "again.csv", "--force")) == 0
+    assert not list(Path().glob(".part-*"))
     assert Path("again.csv").read_bytes() != Path("cohort.csv").read_bytes()
     fit = (
         "fit",

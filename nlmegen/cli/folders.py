@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,15 +48,17 @@ def posterior(args: argparse.Namespace) -> int:
     if args.out is None:
         table.to_csv(sys.stdout, index=False)
     else:
-        table.to_csv(args.out, index=False)
-        print(f"written: {args.out} ({len(table)} patients)")
+        out = Path(args.out)
+        _check_output(out, args.force, (".csv",))
+        _put(out, lambda path: table.to_csv(path, index=False))
+        print(f"written: {out} ({len(table)} patients)")
     return 0
 
 
 def simulate(args: argparse.Namespace) -> int:
     """Draw a cohort from a fit, or from the values on a page, and write it in NONMEM columns."""
     out = Path(args.out)
-    _check_output(out)
+    _check_output(out, args.force, (".csv", ".parquet"))
     for option in ("regimen", "times"):
         if getattr(args, option) is None:
             example = {"regimen": "100 every 24 x 7", "times": "0:168:2"}[option]
@@ -67,7 +70,7 @@ def simulate(args: argparse.Namespace) -> int:
     covariates = read_population(args.covariates) if args.covariates is not None else None
     cohort = Cohort(args.n, args.regimen, times=args.times, covariates=covariates)
     table = draw(_model(args.source), cohort, seed=args.seed)
-    _write(table, out)
+    _put(out, lambda path: _write(table, path))
     print(f"written: {out} ({args.n} virtual patients, {len(table)} records)")
     return 0
 
@@ -80,7 +83,7 @@ def vpc(args: argparse.Namespace) -> int:
     from nlmegen.plots.style import png
 
     result = check(fit, draws=args.draws, stratify=args.stratify)
-    result.table.to_csv(folder / "vpc.csv", index=False)
+    _put(folder / "vpc.csv", lambda path: result.table.to_csv(path, index=False))
     figure = folder / "figures" / "vpc.png"
     figure.parent.mkdir(exist_ok=True)
     figure.write_bytes(png(result.plot()))
@@ -103,15 +106,28 @@ def _model(source: str) -> Model:
     return load_model(source)
 
 
-def _check_output(out: Path) -> None:
-    if out.suffix not in (".csv", ".parquet"):
-        raise UsageError(f"--out {out}: expected a name that ends in .csv or .parquet")
+def _check_output(out: Path, force: bool, kinds: tuple[str, ...]) -> None:
+    """Refuse, before any work, a file that could not be written or that would destroy another."""
+    if out.suffix not in kinds:
+        raise UsageError(f"--out {out}: expected a name that ends in {' or '.join(kinds)}")
+    if out.exists() and not force:
+        raise UsageError(f"--out {out} exists; choose another name, or replace it with --force")
     if out.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise UsageError(
             f"--out {out}: parquet needs pyarrow; pip install 'nlmegen[parquet]', or write a .csv"
         )
     if not out.parent.is_dir():
         raise UsageError(f"--out {out}: there is no directory {out.parent}; make it first")
+
+
+def _put(out: Path, write: Callable[[Path], None]) -> None:
+    """Write beside `out` and move it there when it is whole."""
+    part = out.with_name(f".part-{out.name}")
+    try:
+        write(part)
+        part.replace(out)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _write(table: pd.DataFrame, out: Path) -> None:

@@ -45,6 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("dir", metavar="DIR", help=DIR)
     sub.add_argument("data", metavar="DATA", help=DATA)
     sub.add_argument("--out", metavar="FILE", help="write the table as csv (else it is printed)")
+    sub.add_argument("--force", action="store_true", help="replace FILE when it exists")
 
     _simulate(command("simulate", "folders", "simulate", "draw a cohort of virtual patients"))
 
@@ -104,6 +105,7 @@ def _simulate(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--covariates", metavar="DATA", help=f"draw covariates from the subjects of {DATA}")
     sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed (0)")
     sub.add_argument("--out", required=True, metavar="FILE", help="cohort.csv or cohort.parquet")
+    sub.add_argument("--force", action="store_true", help="replace FILE when it exists")
 
 
 def _positive(text: str) -> int:
