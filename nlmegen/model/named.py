@@ -55,9 +55,11 @@ class Named:
                 self._used.add(name)
             return self._values[name]
         error = DataError if self._kind == "cov" else ModelError
-        hint = (self._hints or {}).get(
-            name
-        ) or f"there is no such {_WHAT[self._kind]}.{nearest(name, self._values)}"
+        hint = (self._hints or {}).get(name)
+        if hint is None and self._kind == "cov" and not self._values:
+            hint = "the data hold no covariate; add its column (to a cohort: covariates=..., or --covariates DATA)"
+        if hint is None:
+            hint = f"there is no such {_WHAT[self._kind]}.{nearest(name, self._values)}"
         raise error(f"{self._kind}.{name}: {hint}")
 
     def __getitem__(self, name: str) -> Any:

@@ -141,3 +141,19 @@ def test_a_page_without_random_effects() -> None:
     )
     assert result.shrinkage_eta == {}
     assert "omega" not in repr(result)
+
+
+def test_a_fit_runs_on_one_thread_and_gives_back_what_there_was() -> None:
+    before, seen = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    try:
+        nl.fit(
+            Straight,
+            nl.read_nonmem(straight_table(20)),
+            nl.FOCEI(),
+            lambda p: seen.append(torch.get_num_threads()),
+        )
+        assert set(seen) == {1}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

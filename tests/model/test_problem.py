@@ -267,6 +267,11 @@ def test_covariates_that_are_not_there() -> None:
         )
 
 
+def test_a_covariate_where_there_is_none_at_all() -> None:
+    with pytest.raises(DataError, match="cov.wt: the data hold no covariate.*--covariates"):
+        nl.Problem(Page(), data(TABLE.drop(columns=["WT", "SEX"])))
+
+
 def test_observations_without_a_density_are_named() -> None:
     early = pd.concat([TABLE.iloc[:1].assign(EVID=0, AMT=0.0, DV=0.3), TABLE]).reset_index(drop=True)
     problem = nl.Problem(page(cp=nl.Proportional(0.1)), data(early))
