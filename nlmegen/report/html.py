@@ -142,5 +142,5 @@ def _cell(value: Any, column: str) -> str:
     if isinstance(value, (bool, np.bool_)):
         return "yes" if value else "no"
     if isinstance(value, (float, np.floating)):
-        return words.number(value, 3 if column in ("delta", "paired_se", "seconds") else 7)
+        return words.number(value, 3 if column in ("minus2ll_se", "delta", "paired_se", "seconds") else 7)
     return str(value)

@@ -46,6 +46,7 @@ COMPARED = {
     "ofv_source": "by",
     "minus2ll": "−2 log L, one arbiter",
     "delta": "above the best",
+    "minus2ll_se": "its numerical error",
     "paired_se": "error of that",
     "aic": "AIC",
     "bic": "BIC",
