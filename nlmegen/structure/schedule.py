@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,6 +21,9 @@ from torch import Tensor
 from nlmegen.data.events import Kind
 from nlmegen.data.population import Population
 from nlmegen.errors import DataError, nearest
+
+if TYPE_CHECKING:
+    from nlmegen.structure.timeline import Timeline
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +41,7 @@ class Schedule:
         time: [subject, time] the observation times.
         segment: [subject, time] the segment of each observation.
         boundary: [subject, event] true for the first event and where one gives, stops or empties something.
+        origin: the schedule that this one was selected from, and which of its subjects these are.
 
     Example:
         >>> import pandas as pd
@@ -54,6 +59,7 @@ class Schedule:
     time: Tensor
     segment: Tensor
     boundary: Tensor
+    origin: tuple[Schedule, Tensor] | None = None
 
     @classmethod
     def build(cls, population: Population, compartments: Sequence[str]) -> Schedule:
@@ -149,10 +155,31 @@ class Schedule:
             rate=tuple(None if r is None else r.gather(-1, pick) for r in self.rate),
             segment=torch.cumsum(self.boundary.to(torch.int64), -1).gather(-1, self.segment) - 1,
             boundary=~padding,
+            origin=None,
         )
+
+    @cached_property
+    def timeline(self) -> Timeline:
+        """Events and observations as one list of points a subject, for parameters that are constant in time."""
+        from nlmegen.structure.timeline import Timeline
+
+        return Timeline.build(self.essential)
+
+    @cached_property
+    def segment_timelines(self) -> tuple[Timeline, ...]:
+        """Each segment as a timeline of its own, for parameters that vary."""
+        from nlmegen.structure.timeline import Timeline
+
+        return tuple(Timeline.of_segment(self, e) for e in range(self.start.shape[-1]))
+
+    @property
+    def root(self) -> tuple[Schedule, Tensor]:
+        """The schedule that this one was selected from (itself, if it was not), and its subjects' places there."""
+        return (self, torch.arange(self.n_subjects)) if self.origin is None else self.origin
 
     def select(self, index: Tensor) -> Schedule:
         """The schedule of the subjects in `index` [M] (repeats allowed)."""
+        whole, places = self.root
         return Schedule(
             start=self.start[index],
             length=self.length[index],
@@ -162,6 +189,7 @@ class Schedule:
             time=self.time[index],
             segment=self.segment[index],
             boundary=self.boundary[index],
+            origin=(whole, places[index]),
         )
 
 

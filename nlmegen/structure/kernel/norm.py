@@ -1,0 +1,109 @@
+"""The error norm of a step and what follows from it, the same for every method (see `protocol.py`)."""
+
+from __future__ import annotations
+
+from nlmegen.structure.equations import Components
+from nlmegen.structure.kernel.emit import INTEGERS, VECTOR, Emitter
+from nlmegen.structure.kernel.protocol import ENDED, FLOOR, LEFT, RTOL, STEP, TAKEN, TIME, VERDICT
+
+# Below this share of the row's largest amount nothing is measured relative to itself: the first steps into an empty
+# chain of compartments would otherwise have to begin at powers of the smallest number.
+TINY = 1e-14
+SMALLEST_SCALE = 1e-100
+SAFETY, LARGEST_GROWTH, LARGEST_CUT = 0.9, 8.0, 0.2
+
+
+class Length:
+    """The step that is tried: hh = min(STEP, LEFT), and whether it reaches the lane's next point.
+
+    Attributes:
+        value: hh.
+        last: mask of the lanes where it reaches the point.
+    """
+
+    def __init__(self, e: Emitter) -> None:
+        self.proposed, self.left = e.load("%T", STEP), e.load("%T", LEFT)
+        self.last = e.compare("oge", self.proposed, self.left)
+        self.value = e.select(self.last, self.left, self.proposed)
+        e.store("%T", TAKEN, self.value)
+
+
+class Norm:
+    """Collects the errors of the components and decides.
+
+    Args:
+        e: the emitter of `step`; the trial state stands in YN.
+        components: what is solved.
+        order: of the error estimate's leading term, h^order (5 for a pair of orders 5 and 4); it gives the next step.
+    """
+
+    def __init__(self, e: Emitter, components: Components, order: int) -> None:
+        self.e, self.components, self.order = e, components, order
+        count = len(components.equations.compartments)
+        magnitude = [
+            e.maximum(e.absolute(e.load("%YN", i)), e.absolute(e.load("%Y", i))) for i in range(count)
+        ]
+        self.peaks = [e.maximum(x, e.load("%SC", i)) for i, x in enumerate(magnitude)]
+        largest = self.peaks[0]
+        for peak in self.peaks[1:]:
+            largest = e.maximum(peak, largest)
+        least = e.add(e.mul(largest, e.constant(TINY)), e.constant(SMALLEST_SCALE))
+        rtol, floor = e.load("%T", RTOL), e.load("%T", FLOOR)
+        self.inverse = []
+        for x, peak in zip(magnitude, self.peaks, strict=True):
+            scale = e.maximum(e.maximum(x, e.mul(floor, peak)), least)
+            self.inverse.append(e.div(e.constant(1.0), e.mul(rtol, scale)))
+        self._sums: dict[tuple[int, ...], str] = {}
+
+    def add(self, c: int, error: str) -> None:
+        """Take in the error of component c."""
+        e = self.e
+        state, directions = self.components.keys[c]
+        x = e.mul(error, self.inverse[state])
+        for q in directions:
+            x = e.mul(x, e.load("%WQ", q))
+        so_far = self._sums.get(directions)
+        self._sums[directions] = e.mul(x, x) if so_far is None else e.fma(x, x, so_far)
+
+    def decide(self, length: Length) -> str:
+        """Write verdict, clock, running peaks and the next step; the mask of the lanes that accept."""
+        e = self.e
+        share = e.constant(1.0 / len(self.peaks))
+        worst = e.constant(0.0)
+        for total in self._sums.values():
+            block = e.mul(total, share)
+            # `ule` is true on NaN, in the block or already in the worst: once NaN, always NaN
+            larger = e.select(e.compare("ule", block, worst), worst, block)
+            worst = e.select(e.compare("uno", block, block), block, larger)
+        accepted = e.compare("ole", worst, e.constant(1.0))
+        end = e.both(accepted, length.last)
+        factor = e.mul(_power(e, worst, -0.5 / self.order), e.constant(SAFETY))
+        factor = e.select(
+            e.compare("ogt", factor, e.constant(LARGEST_GROWTH)), e.constant(LARGEST_GROWTH), factor
+        )
+        factor = e.select(e.compare("ogt", factor, e.constant(LARGEST_CUT)), factor, e.constant(LARGEST_CUT))
+        bad = e.compare("uno", worst, worst)
+        factor = e.select(bad, e.constant(LARGEST_CUT), factor)
+        proposal = e.mul(length.value, factor)
+        one, zero = e.constant(1.0), e.constant(0.0)
+        e.store("%T", STEP, e.select(end, e.maximum(length.proposed, proposal), proposal))
+        time = e.load("%T", TIME)
+        e.store("%T", TIME, e.select(accepted, e.strict("fadd", time, length.value), time))
+        e.store("%T", LEFT, e.select(accepted, e.strict("fsub", length.left, length.value), length.left))
+        e.store("%T", ENDED, e.select(end, one, zero))
+        e.store("%T", VERDICT, e.select(accepted, one, e.select(bad, e.constant(-1.0), zero)))
+        for i, peak in enumerate(self.peaks):
+            e.store("%SC", i, e.select(accepted, peak, e.load("%SC", i)))
+        return accepted
+
+
+def _power(e: Emitter, x: str, exponent: float) -> str:
+    """x^exponent to about 1 % for x >= 0: linear between powers of two; enough for the length of a step.
+
+    The bits of x read as an integer are 2^52 (log2 x + 1023), to .09 in log2.
+    """
+    bias, unit = 1023.0 * 2.0**52, 0.043 * 2.0**52
+    x = e.select(e.compare("ogt", x, e.constant(1e-24)), x, e.constant(1e-24))
+    bits = e.rounded(e.bits(x))
+    moved = e.fma(e.add(bits, e.constant(unit - bias)), e.constant(exponent), e.constant(bias - unit))
+    return e.number(e.new(f"fptosi {VECTOR} {moved} to {INTEGERS}"))
