@@ -170,7 +170,9 @@ def _stacked(parts: Sequence[Tensor], axis: int) -> Tensor:
 
 def broadcast(*shapes: Sequence[int]) -> torch.Size:
     """The shape that arrays of these shapes broadcast to."""
-    return cast(torch.Size, torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
+    # torch.broadcast_shapes imports half a second of symbolic algebra when it is first called
+    views = [torch.zeros(()).expand(tuple(shape)) for shape in shapes]
+    return cast(Sequence[Tensor], torch.broadcast_tensors(*views))[0].shape  # type: ignore[no-untyped-call]
 
 
 def unbind(x: Number, axis: int = 0) -> list[Number]:
