@@ -45,10 +45,10 @@ $(VENV)/bin/python:
 
 $(VENV)/.installed: $(SOURCES) | $(VENV)/bin/python
 	@echo "installing nlmegen into $(VENV) (the first time: a few minutes, torch is large)"
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e .
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e ".[fast]"
 	@touch $@
 
 $(VENV)/.installed-test: $(SOURCES) | $(VENV)/bin/python
 	@echo "installing nlmegen and its test tools into $(VENV) (the first time: a few minutes, torch is large)"
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e ".[test]"
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e ".[fast,test]"
 	@touch $@ $(VENV)/.installed

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from nlmegen.inference.marginal import quadrature
     from nlmegen.model.catalogue import list_models, load_model
     from nlmegen.model.endpoints import Additive, Combined, LogNormal, Proportional
+    from nlmegen.model.neural import Neural
     from nlmegen.model.page import Model
     from nlmegen.model.parameters import Omega, Theta
     from nlmegen.model.problem import Problem
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from nlmegen.simulate.regimen import Regimen
     from nlmegen.simulate.trial import simulate
     from nlmegen.structure.closed import OneCompartment, ThreeCompartment, TwoCompartment
+    from nlmegen.structure.dose import Dose
+    from nlmegen.structure.solver import Solver
 
 __version__ = "0.1.0"
 
@@ -48,6 +51,9 @@ _PLACES = {
     "nlmegen.model.parameters": ("Theta", "Omega"),
     "nlmegen.model.endpoints": ("Additive", "Proportional", "Combined", "LogNormal"),
     "nlmegen.structure.closed": ("OneCompartment", "TwoCompartment", "ThreeCompartment"),
+    "nlmegen.structure.dose": ("Dose",),
+    "nlmegen.structure.solver": ("Solver",),
+    "nlmegen.model.neural": ("Neural",),
     "nlmegen.model.problem": ("Problem",),
     "nlmegen.model.catalogue": ("load_model", "list_models"),
     "nlmegen.data.population": ("Population",),
@@ -76,17 +82,20 @@ __all__ = [
     "Cohort",
     "Combined",
     "DataError",
+    "Dose",
     "Fit",
     "FitError",
     "LogNormal",
     "Model",
     "ModelError",
+    "Neural",
     "Omega",
     "OneCompartment",
     "Population",
     "Problem",
     "Proportional",
     "Regimen",
+    "Solver",
     "Status",
     "Theta",
     "ThreeCompartment",

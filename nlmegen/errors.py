@@ -80,6 +80,7 @@ class Status(enum.IntFlag):
     NOT_FINITE = enum.auto()
     LOW_ESS = enum.auto()
     BOUNDARY = enum.auto()
+    NOT_SOLVED = enum.auto()
 
     def describe(self) -> str:
         """Return the flags in words, each with its remedy; "ok" when none is set."""
@@ -107,6 +108,10 @@ _WORDS = {
         "poor importance weights (low effective sample size, heavy tail): take more draws, or quadrature"
     ),
     Status.BOUNDARY: "an estimate at its boundary: fix it or leave it out of the model",
+    Status.NOT_SOLVED: (
+        "the differential equations could not be solved (too many or too small steps, or numbers that are not finite):"
+        ' try nl.Solver(method="stiff"), a larger max_steps, or bounds on the parameters'
+    ),
 }
 
 

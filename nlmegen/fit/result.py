@@ -67,7 +67,12 @@ def fit(
         raise DataError("the data hold no observation (EVID 0 and MDV 0), so there is nothing to fit")
     with one_thread():
         estimate = method.estimate(problem, progress)
+    estimate.notes += problem.structure.notes()
     fitted = model.with_free(problem.full(estimate.free))
+    if estimate.weights is not None:
+        fitted, problem = fitted.with_weights(estimate.weights), problem.with_weights(estimate.weights)
+    unsolved = problem.unsolved(estimate.ebe, fitted.values)
+    estimate.status = estimate.status | unsolved.to(torch.int64) * int(Status.NOT_SOLVED)
     return Fit(fitted, data, method, estimate, time.perf_counter() - begin)
 
 

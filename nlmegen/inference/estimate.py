@@ -52,6 +52,7 @@ class Estimate:
         hessian_r, score_s: half the Hessian of -2 log L, and the sum of score outer products, `[P, P]`.
         encoder, bounds: of a variational fit: the trained encoder and the ladder of bounds.
         history: one dictionary an iteration.
+        weights: of the page's networks `[W]`, where they were estimated.
     """
 
     free: Tensor
@@ -74,6 +75,7 @@ class Estimate:
     encoder: Encoder | None = None
     bounds: dict[str, Any] | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
+    weights: Tensor | None = None
 
 
 class Method(Protocol):

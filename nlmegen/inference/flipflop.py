@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..model.problem import Problem
+from ..structure.closed import OneCompartment
 
 SAMPLE = 50
 """Subjects whose typical parameters are looked at."""
@@ -19,7 +20,8 @@ SAMPLE = 50
 
 def has_mirror(problem: Problem) -> bool:
     """Whether the structure of the page is one that has a mirror image: ka, cl and v alone."""
-    return set(problem.structure.parameters) == {"ka", "cl", "v"}
+    closed = problem.structure.closed_form
+    return isinstance(closed, OneCompartment) and closed.absorption is not None
 
 
 def _typical(problem: Problem, free: Tensor) -> Tensor:

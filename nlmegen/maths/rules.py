@@ -7,7 +7,7 @@ that `torch.exp(x)`, `x.exp()` and `torch.Tensor.exp(x)` are one rule.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -33,9 +33,14 @@ AnyRule = TypeVar("AnyRule", bound=Rule)
 
 def _pow(a: Any, b: Any) -> Taylor:
     if isinstance(b, Taylor):
-        return _exp(
-            multiply(b, _log(a) if isinstance(a, Taylor) else torch.log(torch.as_tensor(a, dtype=b.dtype)))
-        )
+        base = torch.as_tensor(value_of(a), dtype=b.dtype)
+        zero = base == 0
+        if bool(zero.any()):
+            # a base that rests at 0 (no dose yet) gives 0 for every b: log 0 must not be met
+            one = torch.ones((), dtype=b.dtype, device=b.device)
+            power: Any = _pow(torch.where(zero, one, a), b)
+            return cast(Taylor, torch.where(zero, torch.zeros_like(base) ** b.value, power))
+        return _exp(multiply(b, _log(a) if isinstance(a, Taylor) else torch.log(base)))
     if not isinstance(b, Tensor):
         if b == 2:
             return multiply(a, a)
@@ -47,7 +52,11 @@ def _pow(a: Any, b: Any) -> Taylor:
         a = lift(a, b.ndim)
     x = a.value
     first = b * x ** (b - 1)
-    return unary(a, x**b, first, b * (b - 1) * x ** (b - 2) if a.order == 2 else None)
+    if a.order == 1:
+        return unary(a, x**b, first, None)
+    # at 0 the second derivative is infinite for b < 2, and a base that rests there has no use for it
+    rests = (x == 0) & (b > 0) & (b < 2)
+    return unary(a, x**b, first, torch.where(rests, 0.0, b * (b - 1) * x ** (b - 2)))
 
 
 def _rule(*names: str) -> Callable[[AnyRule], AnyRule]:

@@ -12,17 +12,20 @@ from torch import nn
 
 from ..errors import ModelError, nearest
 from ..structure.closed import Structure
+from ..structure.solver import Solver
 from .endpoints import Endpoint
+from .neural import Neural
 from .parameters import Omega, Theta
 
 REQUIRED = ("individual", "observe")
-LATER = {
-    "dynamics": "ordinary differential equations are not supported yet; use a closed form such as "
-    'structure = nl.OneCompartment(absorption="first-order")',
-    "initial": "initial states are not supported yet; remove the method",
-    "dosing": "modelled bioavailability, lag and duration are not supported yet; remove the method",
+STEPPED = ("dynamics", "initial", "dosing")
+SIGNATURES = {
+    "individual": ("theta", "eta", "cov"),
+    "observe": ("t", "a", "p"),
+    "dynamics": ("t", "a", "p"),
+    "initial": ("p",),
+    "dosing": ("p",),
 }
-SIGNATURES = {"individual": ("theta", "eta", "cov"), "observe": ("t", "a", "p")}
 
 
 def page_file(cls: type) -> str | None:
@@ -87,11 +90,11 @@ def check_page(cls: type, base: type) -> None:
                 cls,
                 name,
                 f"{name} is a raw torch module in the class body: it would be shared by all models and silently "
-                "untrained; remove it (networks on a page are not supported yet)",
+                f"untrained; declare {name} = nl.Neural(inputs=..., hidden=(8,))",
             )
-        if isinstance(value, (Theta, Omega, Endpoint, Structure)):
+        if isinstance(value, (Theta, Omega, Endpoint, Structure, Solver, Neural)):
             if (
-                name != "structure"
+                name not in ("structure", "solver")
                 and hasattr(base, name)
                 or name in ("training", "theta", "omega", "sigma", "free")
             ):
@@ -104,6 +107,10 @@ def check_page(cls: type, base: type) -> None:
                 raise page_error(
                     cls, name, f"a closed form must be called structure, not {name}: write structure = ..."
                 )
+            if isinstance(value, Solver) != (name == "solver"):
+                raise page_error(cls, name, "the settings of the solver are written solver = nl.Solver(...)")
+        elif name == "solver":
+            raise page_error(cls, name, f"solver must be nl.Solver(...), got {type(value).__name__}")
         elif name == "structure":
             raise page_error(
                 cls,
@@ -115,13 +122,11 @@ def check_page(cls: type, base: type) -> None:
 
 
 def _check_methods(cls: type, own: dict[str, Any], base: type) -> None:
-    legal = (*REQUIRED, *LATER)
+    legal = tuple(SIGNATURES)
     written = {
         name: value for name, value in own.items() if inspect.isfunction(value) and not name.startswith("_")
     }
     for name in written:
-        if name in LATER:
-            raise page_error(cls, name, f"{name}: {LATER[name]}")
         if name in SIGNATURES:
             asked = tuple(inspect.signature(written[name]).parameters)[1:]
             if "kappa" in asked:
@@ -150,14 +155,40 @@ def _check_methods(cls: type, own: dict[str, Any], base: type) -> None:
             )
 
 
+def is_stepped(cls: type) -> bool:
+    """Whether a page is given by `dynamics` (of it or the nearest parent that gives a structure or dynamics)."""
+    for parent in cls.__mro__:
+        if "dynamics" in vars(parent):
+            return True
+        if "structure" in vars(parent):
+            return False
+    return False
+
+
 def _check_parts(cls: type) -> None:
-    if not isinstance(getattr(cls, "structure", None), Structure):
+    own = vars(cls)
+    if "dynamics" in own and "structure" in own:
         raise page_error(
             cls,
-            cls.__name__,
-            f"the page {cls.__name__} has no structure; write for example "
-            'structure = nl.OneCompartment(absorption="first-order")',
+            "dynamics",
+            "a page has either a closed form (structure = ...) or dynamics, not both; remove one",
         )
+    if not is_stepped(cls):
+        if not isinstance(getattr(cls, "structure", None), Structure):
+            raise page_error(
+                cls,
+                cls.__name__,
+                f"the page {cls.__name__} has no structure; write for example "
+                'structure = nl.OneCompartment(absorption="first-order"), or a method dynamics(self, t, a, p)',
+            )
+        for name in ("initial", "dosing", "solver"):
+            if name in own:
+                raise page_error(
+                    cls,
+                    name,
+                    f"{name} belongs to pages with dynamics, and this one has a closed form; write its equations as "
+                    "dynamics, or remove it",
+                )
     if not declared(cls, Endpoint):
         raise page_error(
             cls,

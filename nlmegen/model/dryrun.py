@@ -75,15 +75,17 @@ def _call(problem: Problem, method: str, function: Callable[[], Any]) -> Any:
     try:
         return function()
     except DataError as error:
-        page, line = _place(error, problem, method)
+        page, line = _place(error, type(problem.model), method)
         raise DataError(f"{error} (read by page {page}, line {line})") from None
     except Exception as error:
-        raise translate(error, problem, method) from error
+        raise translate(error, type(problem.model), method) from error
 
 
-def translate(error: Exception, problem: Problem, method: str) -> ModelError:
+def translate(error: Exception, page_class: type, method: str) -> ModelError:
     """A ModelError that names the page's line and, where it is known, the remedy."""
-    page, line = _place(error, problem, method)
+    if isinstance(error, ModelError) and error.page is not None:
+        return error  # which knows its place already
+    page, line = _place(error, page_class, method)
     text = str(error)
     if isinstance(error, ModelError):
         message = text
@@ -98,10 +100,10 @@ def translate(error: Exception, problem: Problem, method: str) -> ModelError:
     return ModelError(message, page=page, line=line)
 
 
-def _place(error: Exception, problem: Problem, method: str) -> tuple[str | None, int | None]:
+def _place(error: Exception, page_class: type, method: str) -> tuple[str | None, int | None]:
     """The page's file and the last of its lines that the error passed through."""
-    code = getattr(getattr(type(problem.model), method), "__code__", None)
-    path = page_file(type(problem.model)) or (code.co_filename if code else None)
+    code = getattr(getattr(page_class, method), "__code__", None)
+    path = page_file(page_class) or (code.co_filename if code else None)
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
     return path.rsplit("/", 1)[-1] if path else None, lines[-1] if lines else None
 
@@ -219,6 +221,7 @@ def _check_subjects_apart(
     problem: Problem, theta: dict[str, Tensor], etas: dict[str, Tensor], whole: Tensor
 ) -> None:
     """One subject alone must equal its row in the batch: a formula that mixes subjects (a mean, a norm) does not."""
+    share = problem.structure.shared_error
     for n in range(2):
         alone = problem.select(torch.tensor([n]))
         row = alone.evaluate(
@@ -226,7 +229,9 @@ def _check_subjects_apart(
         )
         batch = whole.expand(DRAWS, *problem.time.shape)[:, n : n + 1]
         row = row.expand(batch.shape)
-        same = torch.isclose(row, batch, rtol=1e-9, atol=0.0, equal_nan=True)
+        seen = batch.masked_select(problem.observed[n])
+        size = float(seen.nan_to_num().abs().amax()) if len(seen) else 0.0
+        same = torch.isclose(row, batch, rtol=1e-9, atol=share * size, equal_nan=True)
         if not bool((same | ~problem.observed[n]).all()):
             raise _fail(
                 problem,

@@ -8,16 +8,21 @@ import html
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import ModelError
-from ..structure.closed import Structure
-from .declare import check_page, declared, page_file
+from ..structure.closed import Closed, Structure
+from ..structure.solver import Solver
+from ..structure.stepped import Stepped
+from ..structure.system import Page
+from .declare import check_page, declared, is_stepped, page_file
+from .dryrun import translate
 from .endpoints import Endpoint
 from .named import Named
+from .neural import Networks, Neural
 from .parameters import Layout, Omega, Theta, Values
 
 
@@ -29,6 +34,15 @@ class Model(nn.Module):
 
         individual(self, theta, eta, cov) -> dict of individual parameters      NONMEM's $PK
         observe(self, t, a, p)            -> dict of predictions by endpoint    NONMEM's $ERROR
+
+    In place of `structure` it may write differential equations (and set `solver = nl.Solver(...)`):
+
+        dynamics(self, t, a, p)           -> dict of time derivatives of the amounts (compartments 1, 2, ...)
+        initial(self, p)                  -> dict of amounts at the start, zero where nothing is said       (optional)
+        dosing(self, p)                   -> dict of `Dose(bioavailability, lag)` by compartment            (optional)
+
+    Networks are declared as `net = nl.Neural(...)` and called as `self.net(x)` in any method; their weights are one
+    vector `weights` apart from `free`.
 
     Declarations stay on the class, values live in `free` (one unconstrained vector) and are read as `model.theta.tvcl`,
     `model.omega`, `model.sigma`. `fit` never changes the model it was handed.
@@ -54,13 +68,17 @@ class Model(nn.Module):
         10.0
     """
 
-    structure: ClassVar[Structure]
+    structure: Structure
     layout: ClassVar[Layout]
+    networks: ClassVar[Networks]
+    solver: Solver = Solver()
+    _closed_form: Closed | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         check_page(cls, Model)
         cls.layout = Layout(declared(cls, Theta), declared(cls, Omega), declared(cls, Endpoint))
+        cls.networks = Networks(declared(cls, Neural))
 
     def __init__(self) -> None:
         if type(self) is Model:
@@ -69,6 +87,17 @@ class Model(nn.Module):
             )
         super().__init__()
         self.free = nn.Parameter(self.layout.start(), requires_grad=False)
+        self._weights = self.networks.start()
+        if is_stepped(type(self)):
+            self._step()
+
+    def _step(self) -> None:
+        try:
+            stepped = Stepped(cast(Page, self), self.solver, Named)
+        except Exception as error:
+            raise translate(error, type(self), "dynamics") from error
+        stepped.closed_form = self._closed_form
+        self.__dict__["structure"] = stepped
 
     def individual(self, theta: Any, eta: Any, cov: Any) -> dict[str, Any]:
         """Individual parameters by name; every page writes its own."""
@@ -77,6 +106,14 @@ class Model(nn.Module):
     def observe(self, t: Any, a: Any, p: Any) -> dict[str, Any]:
         """Predictions by endpoint; every page writes its own."""
         raise NotImplementedError
+
+    def initial(self, p: Any) -> dict[str, Any]:
+        """Amounts at the start by compartment, zero where nothing is said."""
+        return {}
+
+    def dosing(self, p: Any) -> dict[str, Any]:
+        """`Dose` by compartment: modelled bioavailability and lag."""
+        return {}
 
     # -- values ---------------------------------------------------------------------------------------------------
     @property
@@ -114,6 +151,60 @@ class Model(nn.Module):
         """Names of the residual standard deviations."""
         return self.layout.sigma_names
 
+    @property
+    def weights(self) -> Tensor:
+        """Weights of all networks of the page `[W]`, in the order of their declaration."""
+        return self._weights
+
+    def with_weights(self, weights: Tensor) -> Self:
+        """A copy of the model with network weights `weights [W]`, through which gradients pass."""
+        if weights.shape != self._weights.shape:
+            raise ModelError(
+                f"with_weights: the networks of {self.name} have {len(self._weights)} weights, got "
+                f"{tuple(weights.shape)}"
+            )
+        other = copy.copy(self)
+        other.__dict__["_weights"] = weights
+        if isinstance(self.structure, Stepped):
+            other.__dict__["structure"] = self.structure.on(cast(Page, other))
+        return other
+
+    def with_solver(self, solver: Solver) -> Self:
+        """A copy of a page with `dynamics` that is solved otherwise.
+
+        Raises:
+            ModelError: on a page with a closed form, or a route that cannot solve the page.
+        """
+        if not isinstance(self.structure, Stepped):
+            raise ModelError(
+                f"with_solver: {self.name} has a closed form and needs no solver; model.as_ode() is the same page "
+                "stepped"
+            )
+        other = copy.copy(self)
+        other.__dict__["solver"] = solver
+        other._step()
+        return other
+
+    def as_ode(self, solver: Solver | None = None) -> Model:
+        """The same page with its closed form replaced by the differential equations that it solves.
+
+        Args:
+            solver: settings of the solver.
+        """
+        if isinstance(self.structure, Stepped):
+            return self if solver is None else self.with_solver(solver)
+        closed = cast(Closed, self.structure)
+        body = {
+            "dynamics": lambda page, t, a, p: closed.dynamics(t, a, p),
+            "solver": solver or Solver(),
+            "__module__": type(self).__module__,
+            "__doc__": type(self).__doc__,
+        }
+        other: Model = type(type(self).__name__, (type(self),), body)()
+        other.__dict__["_closed_form"] = other.structure.closed_form = closed
+        other.__dict__.update({k: v for k, v in self.__dict__.items() if k == "_name"})
+        return other.with_free(self.free).with_weights(self.weights)
+
     def with_free(self, free: Tensor) -> Self:
         """A copy of the model at the unconstrained vector `free [P]` (fixed parameters included)."""
         other = copy.copy(self)
@@ -147,6 +238,7 @@ class Model(nn.Module):
                 f"values of the page {base.name} do not belong to {self.name}: its parameters are "
                 f"{', '.join(base.layout.names)}, here {', '.join(layout.names)}"
             )
+        other = self.with_weights(base.weights)
         now = layout.values(base.free.detach())
         thetas, sigmas = dict(theta or {}), dict(sigma or {})
         layout.check_names(thetas, layout.theta_names, "Theta")
@@ -181,7 +273,7 @@ class Model(nn.Module):
             raise ModelError(
                 f"with_values: {bad} is outside its bounds or not finite; give a value inside them"
             )
-        return self.with_free(free)
+        return other.with_free(free)
 
     # -- identity -------------------------------------------------------------------------------------------------
     @property

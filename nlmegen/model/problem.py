@@ -154,6 +154,18 @@ class Problem:
         """The model's present values as a free vector `[P]`."""
         return self.fixed_vector[self.free_index]
 
+    @property
+    def weights(self) -> Tensor:
+        """Weights of the page's networks `[W]`: no part of any free vector."""
+        return self.model.weights
+
+    def with_weights(self, weights: Tensor) -> Problem:
+        """The same problem at other network weights, through which gradients pass."""
+        other = copy.copy(self)
+        other.model = self.model.with_weights(weights)
+        other.structure = other.model.structure
+        return other
+
     def full(self, free: Tensor) -> Tensor:
         """The vector of all parameters `[*b, all]` from the free ones `[*b, P]`."""
         if len(self.fixed_vector) == self.P:
@@ -249,11 +261,7 @@ class Problem:
         Returns:
             Predictions on the scale of the residual error, broadcastable to `[*draw, subject, time]`.
         """
-        theta_, eta_ = Named("theta", theta), Named("eta", eta)
-        p = self.model.individual(theta_, eta_, self._cov(self.cov_observation))
-        p_segment = self.model.individual(theta_, eta_, self._cov(self.cov_segment)) if self.varies else p
-        needed = {k: tensor_of(p_segment[k]) for k in self.structure.parameters}
-        a = self.structure.solve(Named("p", needed), self.schedule)
+        p, a = self.amounts(theta, eta)
         out = self.model.observe(self.time, Named("a", a), Named("p", p))
         g: Any = None
         for (name, endpoint), mask in zip(self.endpoints.items(), self._masks(), strict=True):
@@ -265,6 +273,21 @@ class Problem:
             f = endpoint.link(f)
             g = f if g is None else g + f
         return g
+
+    def amounts(self, theta: Mapping[str, Any], eta: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+        """Individual parameters as `observe` reads them, and the amounts in the compartments."""
+        theta_, eta_ = Named("theta", theta), Named("eta", eta)
+        p = self.model.individual(theta_, eta_, self._cov(self.cov_observation))
+        p_segment = self.model.individual(theta_, eta_, self._cov(self.cov_segment)) if self.varies else p
+        needed = {k: tensor_of(p_segment[k]) for k in self.structure.parameters}
+        return p, self.structure.solve(Named("p", needed), self.schedule)
+
+    def unsolved(self, eta: Tensor, values: Values) -> Tensor:
+        """Whether the differential equations of the page cannot be solved, `[*draw, subject]` bool."""
+        etas = {name: eta[..., k : k + 1] for k, name in enumerate(self.eta_names)}
+        _, a = self.amounts(values.theta, etas)
+        nothing = torch.zeros(eta.shape[:-1], dtype=torch.int64)
+        return (nothing + getattr(a, "status", 0)) != 0
 
     def _cov(self, values: Mapping[str, Tensor]) -> Named:
         return Named("cov", values, self.covariate_hints)

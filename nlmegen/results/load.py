@@ -89,6 +89,8 @@ def _assemble(
     own: dict[str, Any] = {name: tensors.get(name) for name in ESTIMATE_TENSORS}
     estimate = Estimate(**own, encoder=encoder, **inner["estimate"])
     settings = _settings(content["method"], inner["settings"])
+    if estimate.weights is not None:
+        page = page.with_weights(estimate.weights)
     return Fit(page.with_free(tensors["model"]), population, settings, estimate, content["seconds"])
 
 

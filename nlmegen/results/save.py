@@ -25,7 +25,17 @@ from nlmegen.results.pagetext import page_text
 if TYPE_CHECKING:
     from nlmegen.fit import Fit
 
-ESTIMATE_TENSORS = ("free", "ebe", "status", "eta_mean", "eta_cov", "covariance", "hessian_r", "score_s")
+ESTIMATE_TENSORS = (
+    "free",
+    "ebe",
+    "status",
+    "eta_mean",
+    "eta_cov",
+    "covariance",
+    "hessian_r",
+    "score_s",
+    "weights",
+)
 ENCODER = "encoder."
 VPC_DRAWS = 300
 """Replicates behind the figure of the folder; `nlmegen vpc` takes more."""

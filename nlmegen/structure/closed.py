@@ -29,6 +29,10 @@ class Structure(ABC):
 
     parameters: tuple[str, ...]
     compartments: tuple[str, ...]
+    shared_error: float = 0.0
+    """By how much, relative to the peak, an amount may depend on which other subjects are solved with it."""
+    closed_form: Structure | None = None
+    """The closed form of the same amounts, where there is one."""
 
     @abstractmethod
     def solve(self, p: Any, schedule: Schedule) -> Mapping[str, Number]:
@@ -47,6 +51,10 @@ class Structure(ABC):
     @abstractmethod
     def describe(self) -> str:
         """One line in words."""
+
+    def notes(self) -> list[str]:
+        """What a fit should say of how the amounts were computed."""
+        return []
 
 
 class Closed(Structure):
@@ -71,6 +79,7 @@ class Closed(Structure):
         peripheral = ("peripheral", "peripheral2")[: len(self._pairs)]
         self.parameters = ("cl", "v", *flows, *(("ka",) if absorption else ()))
         self.compartments = (*(("depot",) if absorption else ()), "central", *peripheral)
+        self.closed_form = self
 
     def solve(self, p: Any, schedule: Schedule) -> Mapping[str, Number]:
         """Amounts by compartment, see `Structure.solve`."""
@@ -85,6 +94,23 @@ class Closed(Structure):
             return Solution(self.compartments, disposition, ka, schedule)
         amounts = Solution(self.compartments, disposition.parted(meeting), ka, schedule)
         return Mended(amounts, meeting, disposition.matrix(ka), schedule)
+
+    def dynamics(self, t: Any, a: Any, p: Any) -> dict[str, Any]:
+        """The equations of this system, as a page would write them: time derivatives of the amounts."""
+        rates: dict[str, Any] = {}
+        central = -p.cl / p.v * a.central
+        if self.absorption:
+            absorbed = p.ka * a.depot
+            rates["depot"] = -absorbed
+            central = central + absorbed
+        rates["central"] = central
+        peripheral = self.compartments[-len(self._pairs) :] if self._pairs else ()
+        for name, (flow, volume) in zip(peripheral, self._pairs, strict=True):
+            out = getattr(p, flow) / p.v * a.central
+            back = getattr(p, flow) / getattr(p, volume) * getattr(a, name)
+            rates["central"] = rates["central"] - out + back
+            rates[name] = out - back
+        return rates
 
     def describe(self) -> str:
         """One line: compartments, absorption, elimination, parameters."""

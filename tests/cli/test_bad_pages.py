@@ -107,7 +107,7 @@ CASES = (
         "raw module in the class body",
         (ENDPOINT, ENDPOINT + "    net = torch.nn.Linear(1, 1)\n"),
         (ENDPOINT, ENDPOINT + "    weight = 70.0\n"),
-        ("net is a raw torch module", "remove it"),
+        ("net is a raw torch module", "declare net = nl.Neural"),
         "net =",
     ),
     Case(
@@ -183,7 +183,7 @@ CASES = (
             "    def dynamics(self, t, a, p):\n        return dict(depot=0)\n\n    def observe",
         ),
         ("    def observe", "    kind = 'oral'\n\n    def observe"),
-        ("dynamics", "not supported yet", "use a closed form"),
+        ("either a closed form", "or dynamics, not both", "remove one"),
         "def dynamics",
     ),
     Case(

@@ -135,3 +135,16 @@ def test_value_of_reads_through() -> None:
     (x,) = Taylor.seed(torch.ones(2, 1, dtype=F64), 1)
     assert value_of(x) is x.value
     assert value_of(3.0) == 3.0
+
+
+@pytest.mark.parametrize("exponent", [1.5, torch.tensor([[1.5]], dtype=F64), None])
+def test_a_power_of_a_base_that_rests_at_zero(exponent: object) -> None:
+    # an amount before the first dose: it and its derivatives are 0, and so are those of its power
+    x, gamma = Taylor.seed(torch.tensor([[2.0, 1.5], [3.0, 1.7]], dtype=F64), 2)
+    dosed = torch.tensor([[0.0, 1.0]], dtype=F64)
+    y = (x * dosed) ** (gamma if exponent is None else exponent)  # type: ignore[operator]
+    assert y.value[:, 0].tolist() == [0.0, 0.0]
+    assert not y.full()[1][..., 0].any()
+    assert not y.dense_hess()[..., 0].any()
+    torch.testing.assert_close(y.full()[1][0, 0, 1].item(), 1.5 * 2.0**0.5, rtol=1e-14, atol=0)
+    torch.testing.assert_close(y.dense_hess()[0, 0, 0, 1].item(), 0.75 * 2.0**-0.5, rtol=1e-14, atol=0)

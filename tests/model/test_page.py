@@ -72,7 +72,16 @@ REFUSED = {
     "train": (dict(train=nl.Theta(1.0)), "taken by torch"),
     "raw module": (dict(net=nn.Linear(2, 1)), "silently untrained"),
     "misspelt method": (dict(individuals=lambda self, theta, eta, cov: {}), "Did you mean 'individual'"),
-    "dynamics": (dict(dynamics=lambda self, t, a, p: {}), "not supported yet"),
+    "dynamics beside a structure": (
+        dict(dynamics=lambda self, t, a, p: {}, structure=nl.OneCompartment()),
+        "either a closed form .* or dynamics, not both",
+    ),
+    "arguments of dynamics": (dict(dynamics=lambda self, a, p: {}), r"dynamics\(self, t, a, p\)"),
+    "initial of a closed form": (dict(initial=lambda self, p: {}), "belongs to pages with dynamics"),
+    "dosing of a closed form": (dict(dosing=lambda self, p: {}), "belongs to pages with dynamics"),
+    "solver of a closed form": (dict(solver=nl.Solver()), "belongs to pages with dynamics"),
+    "solver of another kind": (dict(solver="stiff"), r"solver must be nl.Solver"),
+    "misplaced solver": (dict(settings=nl.Solver()), r"solver = nl.Solver"),
     "kappa": (dict(individual=lambda self, theta, eta, cov, kappa: {}), "kappa"),
     "wrong arguments": (dict(observe=lambda self, a, p: {}), r"observe\(self, t, a, p\)"),
     "twice the same eta": (dict(more=nl.Omega(cl=0.1)), "declared twice"),
@@ -93,6 +102,7 @@ def test_valid_neighbours_are_accepted() -> None:
     extend(more=nl.Omega(ka=0.1))
     extend(helper=lambda self, x: x)
     extend(structure=nl.OneCompartment(absorption="first-order"))
+    extend(dynamics=lambda self, t, a, p: {"central": -p.cl / p.v * a.central}, solver=nl.Solver(rtol=1e-6))
 
 
 def test_missing_parts_name_what_to_write() -> None:
