@@ -12,7 +12,6 @@ is run at second order; with network weights the discrete adjoint takes its plac
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -41,27 +40,21 @@ class Plan:
 
     Attributes:
         own: components of the compartment: the amount, its first sensitivities, its second ones.
-        along: the parameter of each first sensitivity.
-        left, right: the parameters q <= r of each second one.
-        half: 1 for each of q < r (S_qr stands for S_rq too), 1/2 for q = r, `[second, 1, 1]`.
+        first: the parameter q of each first sensitivity.
+        second: the parameters q <= r of each second one.
     """
 
     own: Tensor
-    along: Tensor
-    left: Tensor
-    right: Tensor
-    half: Tensor
+    first: tuple[int, ...]
+    second: tuple[tuple[int, int], ...]
 
     @classmethod
     def of(cls, keys: Sequence[tuple[int, tuple[int, ...]]], state: int) -> Plan:
         """The plan for the components with these keys (state, directions), in order of the directions' number."""
         own = [(c, along) for c, (i, along) in enumerate(keys) if i == state]
-        first = [along[0] for _, along in own if len(along) == 1]
-        second = [along for _, along in own if len(along) == 2]
-        left, right = (torch.tensor([w[k] for w in second], dtype=torch.int64) for k in (0, 1))
-        half = torch.where(left == right, 0.5, 1.0).to(torch.float64)
-        places = torch.tensor([c for c, _ in own])
-        return cls(places, torch.tensor(first, dtype=torch.int64), left, right, half[:, None, None])
+        first = tuple(along[0] for _, along in own if len(along) == 1)
+        second = tuple((along[0], along[1]) for _, along in own if len(along) == 2)
+        return cls(torch.tensor([c for c, _ in own]), first, second)
 
 
 @dataclass
@@ -134,7 +127,9 @@ class Rows:
     def _solve(self, p: Tensor, order: int) -> Solution:
         kernels, method = self.kernels, self.solver.method
         first = "stiff" if method == "stiff" or (method == "auto" and kernels.labours) else "explicit"
-        solved = kernels.of(order, first).solve(p, self.weights, self.timeline, self.who, self.solver)
+        solved = kernels.of(order, first).solve(
+            p, self.weights, self.timeline, self.who, self.solver, self.solver.threads
+        )
         values, status = solved.components, solved.status
         stiff = torch.full_like(status, first == "stiff", dtype=torch.bool)
         bad = (status != 0) & p.isfinite().all(-1) & ~stiff
@@ -144,7 +139,9 @@ class Rows:
             except Untraceable as reason:
                 kernels.no_stiff = str(reason)
             else:
-                again = kernel.solve(p[bad], self.weights, self.timeline, self.who[bad], self.solver)
+                again = kernel.solve(
+                    p[bad], self.weights, self.timeline, self.who[bad], self.solver, self.solver.threads
+                )
                 values[bad], status[bad], stiff[bad] = again.components, again.status, True
                 kernels.stiff_rows += int((again.status == 0).sum())
                 kernels.labours = float(bad.to(torch.float64).mean()) > LABOURS
@@ -169,6 +166,7 @@ class Rows:
                     self.solver,
                     cotangent[some],
                     per_row=False,
+                    n_threads=self.solver.threads,
                 )
                 by_weights += part
         return by_p, by_weights
@@ -294,52 +292,63 @@ class Response:
             self._components, self.status = solved.values, solved.status.reshape(self.batch)
 
     @cached_property
-    def _along(self) -> Tensor:
-        """Derivatives of the parameters `[row, n, direction]`, zero for those that are plain tensors."""
-        return self._derivatives([x.jac if isinstance(x, Taylor) else None for x in self.numbers], 1)
+    def _moves(self) -> list[dict[int, Tensor]]:
+        """For each parameter its derivatives by direction that are not zero, each `[*draw, subject or 1, 1]`."""
+        return [_live(x.jac) if isinstance(x, Taylor) else {} for x in self.numbers]
 
     @cached_property
-    def _bend(self) -> Tensor:
-        """Second derivatives of the parameters `[row, n, direction * direction]`."""
-        return self._derivatives([x.hess if isinstance(x, Taylor) else None for x in self.numbers], 2)
-
-    def _derivatives(self, parts: Sequence[Tensor | None], lead: int) -> Tensor:
-        """Parts with `lead` axes of directions in front, as `[row, n, directions]`; None is zero."""
-        first = next((x for x in parts if x is not None), None)
-        directions = self._directions if first is None else tuple(first.shape[:lead])
-        shape = directions + self.batch
-        columns = []
-        for x in parts:
-            if x is None:
-                columns.append(torch.zeros(shape, dtype=torch.float64))
-            else:
-                ones = (1,) * (len(self.batch) + 1 + lead - x.ndim)
-                columns.append(x.reshape(directions + ones + x.shape[lead:])[..., 0].expand(shape))
-        return torch.stack(columns).reshape(len(parts), math.prod(directions), -1).permute(2, 0, 1)
-
-    @property
-    def _directions(self) -> tuple[int, ...]:
-        d = self._along.shape[-1]
-        return d, d
+    def _bends(self) -> list[dict[int, Tensor]]:
+        """Likewise the second derivatives, by i d + j for directions i and j of d."""
+        return [
+            _live(x.hess.flatten(0, 1)) if isinstance(x, Taylor) and x.hess is not None else {}
+            for x in self.numbers
+        ]
 
     def amount(self, state: int) -> Number:
         """The amount in a compartment at the observations, `[*batch, time]`."""
         plan = self.kernels.plan(self.order, state)
         shape = (*self.batch, self._components.shape[1])
-        own = self._components.mT.index_select(1, plan.own)
-        value = own[:, 0].reshape(shape)
+        # one contiguous array a component: a term of a sum is then one pass
+        own = self._components.index_select(-1, plan.own).reshape(*shape, -1).movedim(-1, 0).contiguous()
+        value = own[0]
         if self.order == 0:
             return value
-        count = len(plan.along)
-        along = self._along.index_select(1, plan.along)
-        jac = along.mT @ own[:, 1 : count + 1]
-        d = along.shape[-1]
-        jac = jac.movedim(1, 0).reshape(d, *shape).contiguous()
+        d = next(x.directions for x in self.numbers if isinstance(x, Taylor))
+        first = list(zip(plan.first, own[1:], strict=False))
+        jac = [
+            _total([(move[i], x) for q, x in first if i in (move := self._moves[q])], value) for i in range(d)
+        ]
         if self.order == 1:
-            return Taylor(value, jac)
-        left = self._along.index_select(1, plan.left).unsqueeze(-1)
-        product = left * self._along.index_select(1, plan.right).unsqueeze(-2)
-        product = plan.half * (product + product.mT)
-        bend = torch.cat((self._bend.index_select(1, plan.along), product.flatten(2)), 1)
-        hess = bend.mT @ own[:, 1:]
-        return Taylor(value, jac, hess.movedim(1, 0).reshape(d, d, *shape).contiguous(), 2)
+            return Taylor(value, torch.stack(jac))
+        second = list(zip(plan.second, own[1 + len(first) :], strict=True))
+        hess: list[list[Tensor]] = []
+        for i in range(d):
+            hess.append([hess[j][i] for j in range(i)])
+            for j in range(i, d):
+                terms = [(bend[i * d + j], x) for q, x in first if i * d + j in (bend := self._bends[q])]
+                for (q, r), x in second:
+                    here, there = self._moves[q], self._moves[r]
+                    parts = [here[i] * there[j]] if i in here and j in there else []
+                    if q != r and j in here and i in there:
+                        parts.append(here[j] * there[i])
+                    if parts:
+                        terms.append((parts[0] if len(parts) == 1 else parts[0] + parts[1], x))
+                hess[i].append(_total(terms, value))
+        return Taylor(value, torch.stack(jac), torch.stack([torch.stack(row) for row in hess]), 2)
+
+
+def _live(derivatives: Tensor) -> dict[int, Tensor]:
+    """The entries along the first axis that are not zero everywhere."""
+    live = (derivatives.detach() != 0).flatten(1).any(1).tolist()
+    return {i: derivatives[i] for i, some in enumerate(live) if some}
+
+
+def _total(terms: Sequence[tuple[Tensor, Tensor]], like: Tensor) -> Tensor:
+    """The sum of the products, zero when there are none."""
+    if not terms:
+        return torch.zeros_like(like)
+    coefficient, x = terms[0]
+    total = coefficient * x
+    for coefficient, x in terms[1:]:
+        total = torch.addcmul(total, coefficient, x)
+    return total

@@ -31,6 +31,8 @@ class Solver:
         floor: share of an amount's largest value below which relative accuracy is given up; 0.03 for explicit steps,
             1e-5 for stiff ones (whose amounts may fall far in an instant) when not given.
         max_steps: steps allowed for one subject, all its records together.
+        threads: how many threads may share the subjects of a compiled page, where there are enough of them to pay; no
+            result depends on it.
 
     Raises:
         ModelError: on an unknown route or method, or a number outside its range.
@@ -45,6 +47,7 @@ class Solver:
     rtol: float | None = None
     floor: float | None = None
     max_steps: int = 10_000
+    threads: int = 2
 
     def __post_init__(self) -> None:
         for name, legal in (("route", get_args(Route)), ("method", get_args(Method))):
@@ -60,6 +63,8 @@ class Solver:
             raise ModelError(
                 f"Solver(floor={self.floor!r}): expected a number above 0 and at most 1, for example 1e-3"
             )
+        if self.threads < 1:
+            raise ModelError(f"Solver(threads={self.threads!r}): expected 1 or more")
         if self.max_steps < 1:
             raise ModelError(f"Solver(max_steps={self.max_steps!r}): expected 1 or more, for example 10000")
 

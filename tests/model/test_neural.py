@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 
 import mpmath
+import pandas as pd
 import pytest
 import torch
 
+import nlmegen as nl
 from nlmegen.errors import ModelError
 from nlmegen.maths.taylor import Taylor
 from nlmegen.model.declare import declared
@@ -231,3 +233,72 @@ def test_a_wrong_number_of_inputs_is_refused() -> None:
         page.net(torch.zeros(1))
     with pytest.raises(ModelError, match="slope takes 1 input, got 2"):
         page.slope(0.0, 1.0)
+
+
+class Learned(nl.Model):
+    """Networks in every method of a page with differential equations."""
+
+    tvcl = nl.Theta(2.0, lower=0)
+    iiv = nl.Omega(cl=0.1)
+    cp = nl.Proportional(0.1)
+    size = nl.Neural(inputs=1, hidden=(2,), seed=1)
+    leaving = nl.Neural(inputs=2, hidden=(3,), seed=2)
+    seen = nl.Neural(inputs=1, hidden=(2,), seed=3)
+
+    def individual(self, theta, eta, cov):
+        return dict(cl=theta.tvcl * torch.exp(eta.cl + self.size(cov.wt / 70)), v=20.0)
+
+    def dynamics(self, t, a, p):
+        c = a.central / p.v
+        return dict(central=-p.cl * c * torch.exp(self.leaving(c, t / 10)))
+
+    def observe(self, t, a, p):
+        return dict(cp=a.central / p.v * torch.exp(self.seen(t / 10)))
+
+
+def test_a_page_calls_its_networks_in_every_method() -> None:
+    rows = [{"ID": i, "TIME": 0.0, "AMT": 100.0, "DV": 0.0, "EVID": 1, "WT": 50.0 + 30 * i} for i in (1, 2)]
+    rows += [
+        {"ID": i, "TIME": t, "AMT": 0.0, "DV": 1.0, "EVID": 0, "WT": 50.0 + 30 * i}
+        for i in (1, 2)
+        for t in (1.0, 6.0)
+    ]
+    data = nl.read_nonmem(pd.DataFrame(rows).sort_values(["ID", "TIME"]))
+    model = Learned()
+    assert len(model.weights) == 7 + 13 + 7
+    problem = nl.Problem(model, data)
+    eta = 0.2 * torch.ones(2, 1, dtype=torch.float64)
+    before = problem.predict(eta, model.values).f
+    for name, net in model.networks.nets.items():
+        moved = model.weights.clone()
+        start = model.networks.offsets[name]
+        moved[start : start + net.n_weights] += 0.3
+        after = problem.with_weights(moved).predict(eta, model.values).f
+        assert float((after / before - 1).abs().min()) > 1e-4, name
+    assert torch.equal(Learned().weights, model.weights), "instances share no weights"
+    assert torch.equal(problem.predict(eta, model.values).f, before)
+
+
+class Idle(nl.Model):
+    """A network that nobody calls."""
+
+    tvcl = nl.Theta(2.0, lower=0)
+    iiv = nl.Omega(cl=0.1)
+    cp = nl.Proportional(0.1)
+    structure = nl.OneCompartment()
+    net = nl.Neural()
+
+    def individual(self, theta, eta, cov):
+        return dict(cl=theta.tvcl * torch.exp(eta.cl), v=20.0)
+
+    def observe(self, t, a, p):
+        return dict(cp=a.central / p.v)
+
+
+@pytest.mark.parametrize("method", [nl.FOCEI(), nl.ELBO()])
+def test_a_network_that_is_never_called_is_refused(method) -> None:
+    rows = [{"ID": i, "TIME": 0.0, "AMT": 100.0, "DV": 0.0, "EVID": 1} for i in (1, 2, 3)]
+    rows += [{"ID": i, "TIME": 2.0, "AMT": 0.0, "DV": 3.0 + i, "EVID": 0} for i in (1, 2, 3)]
+    data = nl.read_nonmem(pd.DataFrame(rows).sort_values(["ID", "TIME"]))
+    with pytest.raises(ModelError, match="the network net is declared and moves no prediction"):
+        nl.fit(Idle(), data, method)

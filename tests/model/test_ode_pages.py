@@ -131,7 +131,15 @@ def test_bioavailability_of_an_infusion_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [dict(route="fast"), dict(method="rk4"), dict(rtol=0.0), dict(floor=2.0), dict(max_steps=0)]
+    "wrong",
+    [
+        dict(route="fast"),
+        dict(method="rk4"),
+        dict(rtol=0.0),
+        dict(floor=2.0),
+        dict(max_steps=0),
+        dict(threads=0),
+    ],
 )
 def test_settings_outside_their_range_are_refused(wrong) -> None:
     with pytest.raises(ModelError, match=next(iter(wrong))):

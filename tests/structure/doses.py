@@ -84,18 +84,21 @@ PATTERNS: dict[str, Pattern] = {
                 *((6, "rate", 0.3, "main"), *_look(6.5), (7, "rate", -0.3, "main"), *_look(9, 14)),
             ],
         ),
-        Pattern(  # the first reset ends a running infusion, the second gives a dose, both set the time back
+        Pattern(  # two of three resets end a running infusion, two set the time back, one gives a dose
             "resets",
             [
                 *(_dose(0, 1), *_seen(1), _dose(3, 1, rate=0.25), *_seen(4)),
-                *(dict(time=4.5, evid=3), *_seen(4.5, 6), _dose(2, 0.8, evid=4), *_seen(2, 3.5, 6)),
-                *(dict(time=0.5, evid=3), *_seen(0.5), _dose(1, 0.6), *_seen(2.5, 9)),
+                *(dict(time=4.5, evid=3), *_seen(4.5, 6), _dose(2, 0.8, evid=4), *_seen(2)),
+                *(_dose(3, 2, rate=0.4), *_seen(3.5, 6)),
+                *(dict(time=0.5, evid=3), *_seen(0.5), _dose(1, 0.6), _dose(1.5, 0.3, rate=0.3)),
+                *_seen(2.5, 9),
             ],
             [
                 *((0, "bolus", 1, "main"), *_look(1), (3, "rate", 0.25, "main"), *_look(4)),
                 *((4.5, "reset", 0, ""), *_look(4.5, 6), (2, "reset", 0, ""), (2, "bolus", 0.8, "main")),
-                *(*_look(2, 3.5, 6), (0.5, "reset", 0, ""), *_look(0.5)),
-                *((1, "bolus", 0.6, "main"), *_look(2.5, 9)),
+                *(*_look(2), (3, "rate", 0.4, "main"), *_look(3.5, 6), (0.5, "reset", 0, ""), *_look(0.5)),
+                *((1, "bolus", 0.6, "main"), (1.5, "rate", 0.3, "main")),
+                *((2.5, "rate", -0.3, "main"), *_look(2.5, 9)),
             ],
         ),
         Pattern(  # an additional dose at the time of a record comes before it
