@@ -49,7 +49,7 @@ def list_data() -> list[Entry]:
 
     Example:
         >>> [entry.name for entry in list_data()]
-        ['phenobarbital', 'theophylline']
+        ['cefamandole', 'indomethacin', 'phenobarbital', 'remifentanil', 'theophylline']
     """
     folders = [path.parent for path in _root().glob("*/data.csv") if (path.parent / "README.md").is_file()]
     return [Entry(folder.name, _title(folder), folder / "data.csv") for folder in sorted(folders)]
