@@ -79,9 +79,10 @@ def sampled_bound(
 
 def ascend(course: Course, settings: ELBO, tell: Note) -> None:
     """Joint Adam from variational EM; the parameters returned are the mean of the last quarter of the path."""
-    problem, encoder = course.problem, course.encoder
+    encoder = course.encoder
     generator = torch.Generator().manual_seed(settings.seed)
     start(course, settings, tell)
+    problem = course.problem
     _pretrain(course, settings, generator, tell)
     course.stage = "bound"
     n, begun = problem.n_subjects, course.steps
@@ -123,6 +124,8 @@ def ascend(course: Course, settings: ELBO, tell: Note) -> None:
         f"this fit maximises the {settings.k}-sample bound, not the likelihood: variances and residual error may be"
         " biased (objective 'iwml' maximises the likelihood); no standard errors"
     )
+    if len(problem.weights):
+        course.notes.append("the weights of the networks are those of variational EM, at which the fit began")
 
 
 def _pretrain(course: Course, settings: ELBO, generator: torch.Generator, tell: Note) -> None:

@@ -20,6 +20,7 @@ from .estimate import Estimate, Progress, Report, refuse_priors
 from .families import FAMILIES
 from .iwml import Course, Note, train_and_maximise
 from .ladder import conclude
+from .weights import refuse_unused
 
 OBJECTIVES: dict[str, Callable[..., None]] = {"iwml": train_and_maximise, "elbo": ascend}
 COVARIANCES = ("sandwich", "R", "S")
@@ -28,6 +29,9 @@ COVARIANCES = ("sandwich", "R", "S")
 @dataclass(frozen=True)
 class ELBO:
     """Variational estimation with an amortized encoder.
+
+    Networks of the page are learned with the parameters: on the bound of variational EM, then (objective "iwml") on the
+    importance-weighted draws; they are frozen before the finish, and every number reported holds at the final weights.
 
     Args:
         seed: of everything random; the same seed gives the same fit.
@@ -140,6 +144,7 @@ class ELBO:
                 "the page has no random effects, so there is nothing to encode; use FOCEI (method focei)"
             )
         refuse_priors(problem, "ELBO")
+        refuse_unused(problem)
         problem.check(problem.values(problem.start))
         family = self.family or ("mixture" if self.objective == "iwml" else "gaussian")
         encoder = Encoder.of(problem, family, self.width, self.linearisations, self.seed)

@@ -2,7 +2,8 @@
 
 The objective is that of `objective`, minimised by `outer` from a start that `starts` may have mended; the end is
 checked before anything is said of it: second conditional modes, the flip-flop image, parameters at a boundary. Then
-come the standard errors of `uncertainty`.
+come the standard errors of `uncertainty`. Where the page has networks, their weights and the parameters are first
+estimated together (`joint`), then the parameters at fixed weights, in turns until neither moves.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from torch import Tensor
 from ..data.events import Kind
 from ..errors import FitError, Status
 from ..model.problem import LOG_2PI, Problem
+from . import weights
 from .boundary import at_boundary, describe, runaways
 from .ebe import status_of
 from .estimate import Estimate, Progress, Report, refuse_priors
 from .flipflop import absorbs_slowly, has_mirror, mirrored
+from .joint import Point, learn
 from .objective import Evaluation, Objective
 from .outer import CHEAP, Outcome, Outer, Surface
 from .starts import TENSE, logarithmic, screen, some_subjects, tension
@@ -28,7 +31,6 @@ from .uncertainty import covariance_of, determined, information
 
 MODE_ROUNDS = 6
 """How often the search goes on after second modes were found to be better."""
-
 
 FEW = 50
 """Subjects with whom a large problem is begun, at least."""
@@ -43,6 +45,9 @@ ROUGHLY = 1e-8
 @dataclass(frozen=True)
 class FOCEI:
     """First-order conditional estimation with interaction, NONMEM's METHOD=1 INTER.
+
+    Networks of the page are learned with the parameters, their penalties added to the objective while they are;
+    standard errors are those of the parameters given the weights.
 
     Args:
         evaluate: only evaluate at the model's present values (MAXEVAL=0).
@@ -108,6 +113,7 @@ class FOCEI:
             FitError: the objective is not finite at the start, or the page uses what FOCEI cannot (priors).
         """
         refuse_priors(problem, "FOCEI")
+        weights.refuse_unused(problem)
         problem.check(problem.values(problem.start))
         run = _Run(problem, self, progress)
         try:
@@ -148,9 +154,9 @@ class _Run:
 
     def estimation(self) -> Estimate:
         """Search, check the end, and say how well the estimates are determined."""
-        outcome = self._from(*self._begin(self.problem.start))
+        outcome = self._search(*self._begin(self.problem.start))
         if bool(runaways(self.problem, outcome.surface).any()) and not self._out_of_iterations:
-            again = self._from(*self._begin(self.problem.start, mend=True))
+            again = self._search(*self._begin(self.problem.start, mend=True))
             if again.surface.value < outcome.surface.value or not bool(
                 runaways(self.problem, again.surface).any()
             ):
@@ -213,7 +219,7 @@ class _Run:
         """The problem, or where differences of it are dear a part of its subjects."""
         problem = self.problem
         numbers = problem.y.shape[-1] * max(problem.q, 1) ** 2 * (problem.P + 1)
-        if numbers * problem.n_subjects <= CHEAP:
+        if numbers * problem.n_subjects <= CHEAP or len(problem.weights):
             return problem
         few = some_subjects(problem, max(FEW, CHEAP // (4 * numbers)))
         if self.progress is not None and few is not problem:
@@ -252,6 +258,21 @@ class _Run:
             watch=watch,
         )
         return outer
+
+    def _search(self, free: Tensor, eta: Tensor) -> Outcome:
+        """Search over the parameters, and over the networks' weights where there are any."""
+        if not len(self.problem.weights):
+            return self._from(free, eta)
+        return learn(Point.at(self.problem, free, eta, near=False), self._from, self._watch_weights)
+
+    def _watch_weights(self, point: Point, step: int) -> None:
+        self.problem, self.objective = point.problem, Objective(point.problem)
+        n = len(point.free)
+        unknown = torch.zeros(n, n, dtype=torch.float64)
+        self.surface = Surface(point.free, point.ofv, point.gradient[:n], unknown, False, point.evaluation)
+        self.history.append({"iteration": step, "ofv": point.ofv, "penalised": point.value})
+        if self.progress is not None:
+            self.progress(Progress("FOCEI, learning the networks", step, None, point.ofv))
 
     def _from(self, free: Tensor, eta: Tensor) -> Outcome:
         """Search, look for better modes and boundaries, and go on until neither changes anything."""
@@ -333,7 +354,8 @@ class _Run:
         problem, surface, settings = self.problem, outcome.surface, self.settings
         point, held = surface.evaluation, outcome.held
         second = self._recheck(surface.free, point)[1] if outcome.second is None else outcome.second
-        for sentence in describe(problem, surface.free, held):
+        words = describe(problem, surface.free, held)
+        for sentence in words + weights.describe(problem, surface.free, point.eta[0]):
             self._say(sentence)
         r = s = covariance = None
         kind = settings.kind if outcome.converged or settings.evaluate else None
@@ -373,4 +395,5 @@ class _Run:
             hessian_r=r,
             score_s=s,
             history=[dict(entry) for entry in self.history],
+            weights=problem.weights.detach().clone() if len(problem.weights) else None,
         )

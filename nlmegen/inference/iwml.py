@@ -6,6 +6,9 @@
     polish     train on while the learning rate decays; refresh the parameters until half-way, then freeze them
     finish     draw more and maximise until the expected loss of -2 log L to Monte Carlo is small
 
+Weights of a page's networks are fitted with the parameters in variational EM, follow the draws at every refresh, and
+are frozen with the second half of the polish (`learn`); what is reported holds at the final weights.
+
 The encoder never sees a real patient in training and the parameters never see a bound: the end is the maximum
 likelihood, whatever the family of q; a poor family costs effective sample size, which is watched.
 """
@@ -23,6 +26,7 @@ from torch import Tensor
 
 from .encoder import Encoder
 from .flipflop import absorbs_slowly, has_mirror, mirrored
+from .learn import drawn_steps, learn_on_the_bound
 from .maximise import Maximum, maximise
 from .simulated import Evaluation, SimulatedLikelihood
 from .train import Trainer
@@ -100,6 +104,9 @@ def start(course: Course, settings: ELBO, tell: Note) -> None:
             return None
         return mirrored(problem, free)
 
+    if len(problem.weights):
+        course.problem, at = learn_on_the_bound(problem, course.free, report=report)
+        course.free, problem = at.free, course.problem
     image = mirror_of(course.free)
     if image is not None:
         course.notes.append(
@@ -118,10 +125,14 @@ def start(course: Course, settings: ELBO, tell: Note) -> None:
 
 def refresh(course: Course, k: int, generator: torch.Generator) -> Maximum:
     """Draw for the real patients at the present parameters and move to the maximum of their simulated likelihood."""
-    problem, free = course.problem, course.free
+    problem, free, learned = course.problem, course.free, 0.0
     eta, log_q = course.encoder.approximate(problem, problem.values(free)).draw(k, generator)
+    if len(problem.weights):
+        problem, eta, learned = drawn_steps(problem, free, eta, log_q)
+        course.problem = problem
     likelihood = SimulatedLikelihood(problem, free, eta, log_q)
     found = maximise(likelihood, free, iterations=15, step_limit=0.2, reach=0.5)
+    found = dataclasses.replace(found, moved=found.moved + learned)
     if math.isfinite(found.evaluation.log_likelihood):
         course.free, course.likelihood, course.maximum = found.free, likelihood, found
     return found
@@ -139,6 +150,7 @@ def search(course: Course, trainer: Trainer, settings: ELBO, generator: torch.Ge
         loss = trainer.train(course.problem.values(course.free), steps)
         course.steps, steps = trainer.step, settings.block
         found = refresh(course, k, generator)
+        trainer.problem = course.problem
         low = _record(course, found, loss, tell)
         if course.steps > 5 * settings.block and float(found.first_ess.median()) < HOPELESS:
             course.reason = (
@@ -161,6 +173,7 @@ def polish(course: Course, trainer: Trainer, settings: ELBO, generator: torch.Ge
         course.steps = trainer.step
         if done <= settings.steps // 2:
             _record(course, refresh(course, k, generator), loss, tell, settings.steps, done)
+            trainer.problem = course.problem
         else:
             tell(course.stage, done, settings.steps, _objective(course))
 

@@ -27,6 +27,7 @@ from .simulated import SimulatedLikelihood
 from .starts import logarithmic
 from .transport import Chart
 from .uncertainty import covariance_of, determined
+from .weights import describe as describe_weights
 
 if TYPE_CHECKING:
     from .elbo import ELBO
@@ -233,7 +234,12 @@ def conclude(course: Course, settings: ELBO) -> Estimate:
         converged=converged,
         reason=reason,
         iterations=course.steps,
-        notes=[*course.notes, *_flip_flop(course), *errors.notes],
+        notes=[
+            *course.notes,
+            *_flip_flop(course),
+            *errors.notes,
+            *describe_weights(problem, course.free, posterior.mean.nan_to_num()),
+        ],
         ebe=ebe,
         status=status,
         eta_mean=posterior.mean,
@@ -245,4 +251,5 @@ def conclude(course: Course, settings: ELBO) -> Estimate:
         encoder=course.encoder.eval(),
         bounds=ladder.bounds(),
         history=course.history,
+        weights=problem.weights.detach().clone() if len(problem.weights) else None,
     )

@@ -12,8 +12,9 @@ subject's total derivative
     d O_i / d psi = partial O_i / partial psi - u' partial^2 l_i / partial z partial psi
 
 whose right side is one reverse pass through a first-order Taylor prediction in which every subject has its own copy of
-the parameters: the cotangents of f, J, R and R' are written out below, so reverse mode sees the page alone. The
-error of this gradient is first order in the error of the mode, which is why the modes are so tight.
+the parameters (the same pass gives the derivative of the sum in network weights, which all share): the cotangents of f,
+J, R and R' are written out below, so reverse mode sees the page alone. The error of this gradient is first order in the
+error of the mode, which is why the modes are so tight.
 
 See Almquist, Leander & Jirstrand, J Pharmacokinet Pharmacodyn 42:191-209 (2015), doi:10.1007/s10928-015-9409-1.
 """
@@ -40,6 +41,7 @@ class Evaluation:
     Attributes:
         objective: O_i, `[*draw, subject]`; infinite where the density is not finite at the mode.
         score: d O_i / d free, `[*draw, subject, free]`; None when not asked for.
+        weight_gradient: d sum_i O_i / d weights, `[1, W]`; None when not asked for.
         eta: conditional modes, `[*draw, subject, q]`.
         depth: l_i at the modes, by which modes are compared, `[*draw, subject]`.
         converged, indefinite: of the search for the modes, `[*draw, subject]` bool.
@@ -55,6 +57,7 @@ class Evaluation:
     indefinite: Tensor
     factor: Tensor
     root: Tensor
+    weight_gradient: Tensor | None = None
 
     @property
     def total(self) -> Tensor:
@@ -85,6 +88,7 @@ class Evaluation:
             self.indefinite[:1],
             self.factor[:1],
             self.root[:1],
+            self.weight_gradient,
         )
 
 
@@ -117,6 +121,7 @@ class Objective:
         *,
         scores: bool = False,
         near: bool = False,
+        weights: bool = False,
         tolerance: float = 1e-16,
     ) -> Evaluation:
         """Evaluate at `free [draw, P]`, searching the modes from `eta [draw or 1, subject, q]` (zero when None).
@@ -126,8 +131,13 @@ class Objective:
             eta: where the searches for the modes start.
             scores: also the derivatives.
             near: the modes are known to be close to `eta`.
+            weights: also the derivative in the network weights, for one parameter vector, with the scores.
             tolerance: Newton decrement of the modes; the objective errs by the square root of it.
         """
+        if weights and len(free) != 1:
+            raise ValueError(
+                f"the derivative in the weights is that of one parameter vector, got {len(free)}"
+            )
         shape = (free.shape[0], self.problem.n_subjects, self.problem.q)
         eta = free.new_zeros(shape) if eta is None else eta.expand(shape)
         rows = []
@@ -135,7 +145,7 @@ class Objective:
             torch.split(free, self._vectors), torch.split(eta, self._vectors), strict=True
         ):
             parts = [
-                _evaluate(piece, some, start[:, index], scores, near, tolerance)
+                _evaluate(piece, some, start[:, index], scores, near, weights, tolerance)
                 for piece, index in zip(self._pieces, self._subjects, strict=True)
             ]
             rows.append(_joined(parts, 1))
@@ -150,6 +160,7 @@ def _joined(parts: list[Evaluation], dim: int) -> Evaluation:
         return torch.cat([take(part) for part in parts], dim)
 
     scores = [part.score for part in parts if part.score is not None]
+    pulls = [part.weight_gradient for part in parts if part.weight_gradient is not None]
     return Evaluation(
         cat(lambda e: e.objective),
         torch.cat(scores, dim) if scores else None,
@@ -159,11 +170,12 @@ def _joined(parts: list[Evaluation], dim: int) -> Evaluation:
         cat(lambda e: e.indefinite),
         cat(lambda e: e.factor),
         cat(lambda e: e.root),
+        torch.stack(pulls).sum(0) if pulls else None,
     )
 
 
 def _evaluate(
-    problem: Problem, free: Tensor, eta: Tensor, scores: bool, near: bool, tolerance: float
+    problem: Problem, free: Tensor, eta: Tensor, scores: bool, near: bool, weights: bool, tolerance: float
 ) -> Evaluation:
     with torch.no_grad():
         found = find_modes(Conditional.of(problem, problem.values(free)), eta, near=near, tolerance=tolerance)
@@ -173,18 +185,33 @@ def _evaluate(
         objective = torch.where(torch.isfinite(objective), objective, torch.inf)
         hessian = torch.where(found.indefinite[..., None, None], at.information, at.hessian)
         hessian_root, _ = torch.linalg.cholesky_ex(hessian)
-    score = _scores(problem, free, at, root, hessian_root) if scores else None
+    score = pull = None
+    if scores:
+        score, pull = _scores(problem, free, at, root, hessian_root, weights)
     factor = at.factor.expand_as(hessian_root)
     return Evaluation(
-        objective, score, at.eta, at.value, found.converged, found.indefinite, factor, hessian_root
+        objective, score, at.eta, at.value, found.converged, found.indefinite, factor, hessian_root, pull
     )
 
 
 def _scores(
-    problem: Problem, free: Tensor, at: ConditionalExpansion, root: Tensor, hessian_root: Tensor
-) -> Tensor:
-    """d O_i / d free `[draw, subject, free]` by one reverse pass with a copy of the parameters for every subject."""
+    problem: Problem,
+    free: Tensor,
+    at: ConditionalExpansion,
+    root: Tensor,
+    hessian_root: Tensor,
+    weights: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """d O_i / d free `[draw, subject, free]` by one reverse pass with a copy of the parameters for every subject.
+
+    The network weights have no copies: the same pass returns the derivative of the sum over subjects, `[1, W]`, when
+    asked for.
+    """
     copies = free.unsqueeze(-2).repeat(1, at.z.shape[-2], 1).requires_grad_()
+    leaves = [copies]
+    if weights:
+        leaves.append(problem.weights.detach().clone().requires_grad_())
+        problem = problem.with_weights(leaves[1])
     with torch.enable_grad():
         values = problem.values(copies)
         values = replace(
@@ -201,10 +228,10 @@ def _scores(
     outputs = {"f": f, "jac": prediction.jac, "variance": variance, "slope": slope}
     used = [(x, pairs[k]) for k, x in outputs.items() if k in pairs and x is not None and x.requires_grad]
     if not used:
-        return torch.zeros_like(copies)
+        return torch.zeros_like(copies), torch.zeros_like(leaves[1])[None] if weights else None
     tensors, cotangents = zip(*used, strict=True)
-    (score,) = torch.autograd.grad(tensors, copies, cotangents, allow_unused=True, materialize_grads=True)
-    return score
+    found = torch.autograd.grad(tensors, leaves, cotangents, allow_unused=True, materialize_grads=True)
+    return found[0], found[1][None] if weights else None
 
 
 def _cotangents(at: ConditionalExpansion, root: Tensor, hessian_root: Tensor) -> dict[str, Tensor]:

@@ -230,8 +230,7 @@ def variational_em(
         FitError: when the bound is not finite at the start.
     """
     at = start_at(problem, free)
-    if not bool(at.bound.isfinite().all()):
-        raise FitError(_not_finite(problem, at.bound))
+    require_finite(problem, at)
     calm, previous = 0, -math.inf
     for k in range(iterations):
         for _ in range(first if k == 0 else inner):
@@ -248,9 +247,13 @@ def variational_em(
     return at
 
 
-def _not_finite(problem: Problem, bound: Tensor) -> str:
-    ids = [problem.population.ids[int(i)] for i in (~bound.isfinite()).nonzero().flatten()[:5]]
-    return (
+def require_finite(problem: Problem, at: Variational) -> None:
+    """Raise a FitError that names the subjects whose bound is not finite."""
+    lost = (~at.bound.isfinite()).nonzero().flatten()
+    if not len(lost):
+        return
+    ids = [problem.population.ids[int(i)] for i in lost[:5]]
+    raise FitError(
         f"the likelihood is not finite at the starting values for subjects {', '.join(ids)}; "
         "start closer to the data (model.with_values), or check their doses, times and units"
     )

@@ -111,8 +111,10 @@ class Neural:
         hidden: widths of the hidden layers; () leaves a linear function.
         outputs: number of outputs.
         activation: "tanh", "softplus", "silu" or "sigmoid", of the hidden layers.
-        penalty: adds penalty * (sum of squared weights, biases left out) to -2 log L while estimating: weights have,
-            as it were, a normal prior of variance 1 / penalty. Reported likelihoods are without it.
+        penalty: adds penalty * (sum of squared weights) to -2 log L while estimating: weights have, as it were, a
+            normal prior of variance 1 / penalty. The biases of the outputs are left out, so that no constant is pulled
+            to zero; those of hidden units are not, else a unit may bend far from the data and never come back.
+            Reported likelihoods are without it.
         seed: of the weights at the start.
         scale: a typical size of each input, by which it is divided, so that the network sees numbers of order one
             whatever the units; 1 for all when not given. Random effects with variance one need no scale.
@@ -200,14 +202,10 @@ class Neural:
         return torch.cat(parts)
 
     def penalties(self) -> Tensor:
-        """What multiplies the square of each weight in the penalty, 0 for a bias, `[n_weights]`."""
-        parts = []
-        for before, after in self.sizes:
-            parts += [
-                torch.full((before * after,), self.penalty, dtype=torch.float64),
-                torch.zeros(after, dtype=torch.float64),
-            ]
-        return torch.cat(parts)
+        """What multiplies the square of each weight in the penalty, 0 for the last biases, `[n_weights]`."""
+        parts = torch.full((self.n_weights,), self.penalty, dtype=torch.float64)
+        parts[self.n_weights - self.outputs :] = 0.0
+        return parts
 
     def __repr__(self) -> str:
         widths = " -> ".join(str(n) for n in (self.inputs, *self.hidden, self.outputs))

@@ -196,13 +196,14 @@ def test_the_start_is_drawn_from_the_seed_alone() -> None:
         assert 0 < float(out.abs().max()) < 0.5
 
 
-def test_the_penalty_spares_biases() -> None:
+def test_the_penalty_spares_the_constants_of_the_outputs() -> None:
     page = Page()
     weights = torch.zeros(37, dtype=torch.float64)
     weights[10:20], weights[25:35] = 2.0, 3.0  # the matrices of net: 5 x 2 and 2 x 5
+    weights[20:25] = 1.5  # its hidden biases
     weights[:10] = 7.0  # slope has no penalty
-    weights[20:25] = weights[35:] = 5.0  # biases
-    assert float(page.networks.penalty(weights)) == pytest.approx(0.5 * (10 * 4.0 + 10 * 9.0))
+    weights[35:] = 5.0  # the biases of net's outputs
+    assert float(page.networks.penalty(weights)) == pytest.approx(0.5 * (10 * 4.0 + 5 * 2.25 + 10 * 9.0))
     assert float(Networks({}).penalty(torch.zeros(0, dtype=torch.float64))) == 0.0
 
 
