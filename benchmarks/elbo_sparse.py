@@ -37,10 +37,10 @@ class Sparse(nl.Model):
     cp = nl.LogNormal(0.3)
     structure = nl.OneCompartment(absorption="first-order")
 
-    def individual(self, theta, eta, cov):  # noqa: D102
+    def individual(self, theta, eta, cov):
         return dict(ka=theta.tvka * exp(eta.ka), cl=theta.tvcl * exp(eta.cl), v=theta.tvv * exp(eta.v))
 
-    def observe(self, t, a, p):  # noqa: D102
+    def observe(self, t, a, p):
         return dict(cp=a.central / p.v)
 
 
