@@ -451,3 +451,27 @@ def test_what_is_not_finite_is_null_with_a_note(fitted: Fit, tmp_path: Path) -> 
 def test_the_folder_is_as_readable_as_any_other(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "plain").mkdir()
     assert folder.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_stepped_fit_comes_back_stepped_with_its_solver(tmp_path: Path) -> None:
+    page = nl.load_model("theophylline")
+    solver = nl.Solver(method="stiff", rtol=1e-6)
+    fitted = nl.fit(page.as_ode(solver), nl.load_data("theophylline"), nl.FOCEI(evaluate=True))
+    folder = nl.save_fit(fitted, tmp_path / "stepped")
+    back = load_fit(folder, page)
+    assert back.model.stepped
+    assert back.model.solver == solver
+    assert not nl.load_model("theophylline").stepped
+    again = nl.fit(back.model, back.population, nl.FOCEI(evaluate=True))
+    assert again.ofv == pytest.approx(fitted.ofv, abs=1e-9)
+
+
+def test_network_weights_are_kept(tmp_path: Path) -> None:
+    page = nl.load_model("michaelis_menten_neural")
+    page = page.with_weights(page.weights + 0.01)
+    cohort = nl.Cohort(6, nl.Regimen(300), times=(0.5, 4, 12, 24))
+    fitted = nl.fit(page, nl.read_nonmem(nl.simulate(page, cohort, seed=1)), nl.FOCEI(evaluate=True))
+    assert torch.equal(fitted.model.weights, page.weights)
+    back = load_fit(nl.save_fit(fitted, tmp_path / "learned"), nl.load_model("michaelis_menten_neural"))
+    assert torch.equal(back.model.weights, page.weights)
+    assert not torch.equal(nl.load_model("michaelis_menten_neural").weights, page.weights)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..data.population import Population
 from ..errors import DataError, ModelError, nearest
+from ..structure.solver import NOT_SOLVED
 from .endpoints import Endpoint
 
 
@@ -48,3 +49,17 @@ def bind_endpoints(endpoints: Mapping[str, Endpoint], population: Population) ->
             column="DVID",
         )
     return masks
+
+
+def not_finite(lost: Tensor) -> str:
+    """What to check where a prediction is not finite.
+
+    Args:
+        lost: whether differential equations could not be solved.
+    """
+    if bool(lost.any()):
+        return NOT_SOLVED
+    return (
+        "check the starting values, the doses, and for a log-normal endpoint that no observation precedes the first "
+        "dose"
+    )

@@ -185,6 +185,11 @@ class Model(nn.Module):
         other._step()
         return other
 
+    @property
+    def stepped(self) -> bool:
+        """Whether differential equations are solved for the amounts, and no closed form is used."""
+        return isinstance(self.structure, Stepped)
+
     def as_ode(self, solver: Solver | None = None) -> Model:
         """The same page with its closed form replaced by the differential equations that it solves.
 

@@ -22,15 +22,13 @@ from ..data.population import Population
 from ..errors import DataError
 from ..maths.taylor import Taylor
 from ..structure.schedule import Schedule
-from ..structure.solver import NOT_SOLVED
-from .binding import bind_endpoints
+from .binding import bind_endpoints, not_finite
 from .dryrun import dry_run
 from .named import Named, tensor_of
 from .page import Model
 from .parameters import Values
 
 LOG_2PI = math.log(2 * math.pi)
-NOT_FINITE = "check the starting values, the doses, and for a log-normal endpoint that no observation precedes the first dose"
 
 
 @dataclass(frozen=True)
@@ -360,8 +358,7 @@ class Problem:
         f = self.predict(torch.zeros(self.n_subjects, self.q, dtype=torch.float64), values).f
         variance = self.variance(f, values)[0].expand(f.shape)
         if bool((bad := self.observed & ~torch.isfinite(f)).any()):
-            lost = self.unsolved(torch.zeros(self.n_subjects, self.q, dtype=torch.float64), values)
-            why = NOT_SOLVED if bool(lost.any()) else NOT_FINITE
+            why = not_finite(self.unsolved(torch.zeros(self.n_subjects, self.q, dtype=torch.float64), values))
             raise DataError(f"the prediction is not finite at the start, at {self.where(bad)}; {why}")
         if bool((bad := self.observed & ~(variance > 0)).any()):
             raise DataError(

@@ -21,6 +21,7 @@ from nlmegen.model.catalogue import list_models, load_model
 from nlmegen.model.page import Model
 from nlmegen.results.facts import SCHEMA
 from nlmegen.results.save import ENCODER, ESTIMATE_TENSORS
+from nlmegen.structure.solver import Solver
 
 
 def load_fit(directory: str | Path, model: Model | type[Model] | Literal["page"]) -> Fit:
@@ -89,6 +90,8 @@ def _assemble(
     own: dict[str, Any] = {name: tensors.get(name) for name in ESTIMATE_TENSORS}
     estimate = Estimate(**own, encoder=encoder, **inner["estimate"])
     settings = _settings(content["method"], inner["settings"])
+    if inner.get("solver") is not None:
+        page = page.as_ode(Solver(**inner["solver"]))
     if estimate.weights is not None:
         page = page.with_weights(estimate.weights)
     return Fit(page.with_free(tensors["model"]), population, settings, estimate, content["seconds"])

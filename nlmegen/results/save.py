@@ -177,6 +177,7 @@ def _write_weights(fit: Fit, path: Path) -> None:
             field.name: getattr(settings, field.name) for field in dataclasses.fields(settings) if field.init
         },
         "estimate": scalars,
+        "solver": dataclasses.asdict(fit.model.solver) if fit.model.stepped else None,
         "encoder": None if fit.encoder is None else fit.encoder.config(),
         "population": {
             "covariates": list(fit.population.covariates),

@@ -4,10 +4,11 @@ With the three stages Z = y(tau_i) - y_0 of a step of length h in rescaled time,
 
     A^-1 Z / h = G(tau_i, y_0 + Z) ,        G = L [f(t, y, p) + rate]
 
-by simplified Newton iteration: the matrix is that of the values at the start of the step, the residual is a Taylor
-number, so that value, Jacobian and Hessian converge to the collocation solution of the sensitivity equations by one
-iteration. The method is stiffly accurate and L-stable. Its error is estimated by an embedded method of order 3, which
-is held to 0.1 rtol^(2/3) as in Hairer and Wanner's code: the solution of order 5 then has errors of the size of rtol.
+by simplified Newton iteration on the values: the matrix is that at the start of the step. Given the values, the stages
+of the sensitivities solve linear equations, whose residual is a Taylor number: one Newton step with the exact matrix
+of the stages for each order of derivatives. The method is stiffly accurate and L-stable. Its error is estimated by an
+embedded method of order 3, which is held to 0.1 rtol^(2/3) as in Hairer and Wanner's code: the solution of order 5 then
+has errors of the size of rtol.
 
 Reverse mode: the steps and their stages are found without a graph. Newton steps with the exact matrix of the stages,
 one more than the order of the Taylor numbers, are then attached to them: they change nothing but make the derivative
@@ -39,12 +40,13 @@ from nlmegen.structure.rows import (
     Rows,
     pick,
 )
-from nlmegen.structure.solver import Solver, Tolerances
+from nlmegen.structure.solver import Solver
 from nlmegen.structure.timeline import Point, Timeline
 
 _SMALLEST = 1e-13  # step in tau
 _TRACE = 1e-12  # share of the largest amount of a row below which an amount has no digits to keep
-_ITERATIONS, _CONVERGED = 8, 3e-3  # of Newton; error of the stages as a share of the tolerance
+_ROUNDING = 1e-15  # share of a row's largest amount below which the iteration moves nothing
+_ITERATIONS, _CONVERGED = 8, 1e-4  # of Newton; error of the stages as a share of the tolerance
 
 
 def stiff(system: Dynamics, p: Parameters, timeline: Timeline, solver: Solver) -> tuple[list[Number], Tensor]:
@@ -57,8 +59,7 @@ def stiff(system: Dynamics, p: Parameters, timeline: Timeline, solver: Solver) -
     left = (status == OK).nonzero()[:, 0]
     sub = rows if len(left) == rows.count else rows.select(left)
     attached = torch.is_grad_enabled() and len(left) > 0 and _attached(sub)
-    tolerances = solver.tolerances("stiff")
-    march = _March(sub, tolerances)
+    march = _March(sub, solver)
     with torch.no_grad():
         march.run()
     status[left] = march.status
@@ -66,7 +67,7 @@ def stiff(system: Dynamics, p: Parameters, timeline: Timeline, solver: Solver) -
     if attached:
         good = (march.status == OK).nonzero()[:, 0]
         number = torch.cumsum(march.status == OK, 0) - 1
-        replay = _March(sub.select(good), tolerances)
+        replay = _March(sub.select(good), solver)
         replay.attach([record.only(march.status == OK, number) for record in march.tape])
         seen, left = replay.seen, left[good]
     table = rows.collect([(state, left[index], slots) for state, index, slots in seen], status == OK)
@@ -97,7 +98,7 @@ class _March:
         tape: what happened, in order.
     """
 
-    def __init__(self, rows: Rows, solver: Tolerances) -> None:
+    def __init__(self, rows: Rows, solver: Solver) -> None:
         self.rows, self.solver = rows, solver
         # the estimate is of order 3 and the method of order 5: the tolerance on the one that means rtol for the other
         self.tolerance = 0.1 * solver.rtol ** (2 / 3)
@@ -140,15 +141,17 @@ class _March:
         kind = rows.kind[index, point]
         return (kind != Point.OBSERVE) & (kind != Point.MARK)
 
-    def leg(self, index: Tensor, point: Tensor) -> Leg:
-        """The way of rows `index` from their points to the next."""
-        rows = self.rows
+    def leg(self, index: Tensor, point: Tensor, plain: bool = False) -> Leg:
+        """The way of rows `index` from their points to the next; `plain` without derivatives."""
+        rows, rate = self.rows, self.rate
+        if plain:
+            rows, rate = rows.plain, None if rate is None else rate[:1].detach()
         return Leg(
             rows,
             rows.parameters_of(point, index),
             pick(rows.time, index, point),
             pick(rows.length, index, point),
-            None if self.rate is None else self.rate[:, :, index],
+            None if rate is None else rate[:, :, index],
         )
 
     # -- with a graph -----------------------------------------------------------------------------------------------
@@ -169,19 +172,20 @@ class _March:
         start = self.state[:, :, record.which].unsqueeze(2)
         clock = tau + method.c.unsqueeze(-1) * size
         with torch.no_grad():
-            slopes = leg.matrix(clock, (start + stages)[0])
-            n, d = slopes.shape[1], slopes.shape[-1]
-            whole = torch.zeros(n, 3, d, 3, d, dtype=layout.dtype, device=layout.device)
-            unit = torch.eye(d, dtype=layout.dtype, device=layout.device)
-            whole += method.inverse[:, None, :, None] * unit[:, None] / size[:, None, None, None, None]
-            for i in range(3):
-                whole[:, i, :, i] -= slopes[i]
-            inverse = torch.linalg.inv_ex(whole.reshape(n, 3 * d, 3 * d)).inverse
-            inverse = inverse.reshape(n, 3, d, 3, d)
-        for _ in range(layout.order + 1):
-            residual = leg.slope(clock, start + stages) - mixed(method.inverse, stages) / size
-            stages = stages + torch.einsum("nidje,cejn->cdin", inverse, residual)
+            whole = self.method.whole(leg.matrix(clock, (start + stages)[0]), size)
+        stages = self.corrected(leg, clock, size, start, stages, whole, layout.order + 1)
         self.state = self.state.index_copy(2, record.which, start[:, :, 0] + stages[:, :, 2])
+
+    def corrected(
+        self, leg: Leg, clock: Tensor, size: Tensor, start: Tensor, stages: Tensor, whole: Tensor, times: int
+    ) -> Tensor:
+        """Stages `[component, amount, 3, row]` after Newton steps with the exact matrix."""
+        for _ in range(times):
+            residual = leg.slope(clock, start + stages) - mixed(self.method.inverse, stages) / size
+            c, d, _, n = residual.shape
+            change = torch.linalg.solve_ex(whole, residual.permute(3, 2, 1, 0).reshape(n, 3 * d, c)).result
+            stages = stages + change.reshape(n, 3, d, c).permute(3, 2, 1, 0)
+        return stages
 
     # -- without ----------------------------------------------------------------------------------------------------
     def run(self) -> None:
@@ -194,9 +198,11 @@ class _March:
         self.step = torch.full_like(self.tau, torch.inf)
         self.taken = torch.zeros_like(self.tau)
         # the last accepted step, to foretell the stages of the next: none yet
-        self.past = torch.zeros((*shape[:2], 3, shape[2]), dtype=dtype, device=self.state.device)
+        self.past = torch.zeros((1, shape[1], 3, shape[2]), dtype=dtype, device=self.state.device)
         self.past_size = torch.zeros_like(self.tau)
         self.past_error = torch.ones_like(self.tau)
+        # how much further the iteration was from its end than its last change
+        self.beyond = torch.full_like(self.tau, 1e2)
         self.fresh = torch.ones_like(self.every, dtype=torch.bool)
         self.pass_points(self.every, torch.zeros_like(self.every))
         while True:
@@ -242,25 +248,40 @@ class _March:
         fresh = self.fresh[index]
         if bool(fresh.any()):
             guess = self.guess(start[0], slope[0], floor) * span
-            step = torch.where(fresh, torch.minimum(step, guess), step)
+            # a way of no length (a dose just when something is observed) says nothing of the next
+            step = torch.where(fresh & (span > 0), torch.minimum(step, guess), step)
         ahead = 1.0 - tau
         size = torch.where(span > 0, step / span, 1.0)
         # the rest of the way at once, or in two equal steps
         size = torch.where(size >= 0.98 * ahead, ahead, torch.where(size > 0.6 * ahead, 0.55 * ahead, size))
-        matrix = leg.matrix(tau, start[0])
-        real, pair = self.inverses(matrix, size)
+        plain = self.leg(index, point, plain=True) if layout.order else leg
+        matrix = plain.matrix(tau, start[0])
+        real, pair = method.inverses(matrix, size)
         time_size = size * span
-        stages = self.foretell(index, time_size, fresh)
-        stages, converged, count = self.newton(leg, tau, size, start, stages, real, pair, floor)
+        clock = tau + method.c.unsqueeze(-1) * size
+        w = time_size / self.past_size[index]
+        stages = method.foretold(self.past[..., index], torch.where(fresh, torch.inf, w))
+        stages, converged, count = self.newton(
+            plain, index, clock, size, start[:1], stages, real, pair, floor
+        )
+        if layout.order:
+            # given the values, derivatives solve linear equations, one order after the other
+            whole = self.method.whole(plain.matrix(clock, (start[:1].unsqueeze(2) + stages)[0]), size)
+            rest = stages.new_zeros((layout.components - 1, *stages.shape[1:]))
+            stages = torch.cat((stages, rest))
+            stages = self.corrected(leg, clock, size, start.unsqueeze(2), stages, whole, layout.order)
         new = start + stages[:, :, 2]
         scale = self.tolerance * self.scale(floor, start, new)
         drift = torch.einsum("j,cdjn->cdn", method.error, stages) / size
         error = applied(real, slope + drift)
         ratio = layout.blocks(error, scale)
-        if bool((ratio > 1).any()):
+        late = ((ratio > 1) & converged).nonzero()[:, 0]
+        if len(late):
             # filtered once more: the first estimate is too large where a stiff component has not died out
-            again = layout.blocks(applied(real, leg.slope(tau, start + error) + drift), scale)
-            ratio = torch.where((ratio > 1) & again.isfinite(), again, ratio)
+            leg = self.leg(index[late], point[late])
+            again = leg.slope(tau[late], (start + error)[..., late]) + drift[..., late]
+            again = layout.blocks(applied(real[late], again), scale[..., late])
+            ratio[late] = torch.where(again.isfinite(), again, ratio[late])
         good = converged & (ratio <= 1) & _finite(new) & ~bad
         self.taken[index] += 1
         self.settle(index, good, converged, ratio, time_size, step, count)
@@ -275,9 +296,9 @@ class _March:
         self.tape.append(Record(rows_kept, point[kept], tau[kept], size[kept], stages[..., kept]))
         self.state[:, :, rows_kept] = new[:, :, kept]
         self.peak[:, rows_kept] = torch.maximum(self.peak[:, rows_kept], new[0][:, kept].abs())
-        self.past[..., rows_kept] = stages[..., kept]
+        self.past[..., rows_kept] = stages[:1][..., kept]
         self.past_size[rows_kept] = time_size[kept]
-        self.fresh[rows_kept] = False
+        self.fresh[rows_kept] = self.fresh[rows_kept] & (span[kept] <= 0)
         ends = size[kept] >= ahead[kept]
         self.tau[rows_kept] = tau[kept] + size[kept]
         self.pass_points(rows_kept[ends], point[kept][ends] + 1)
@@ -294,35 +315,11 @@ class _March:
         scale = torch.maximum(size[0], floor)
         return torch.maximum(scale, size) if self.rows.layout.order else scale
 
-    def inverses(self, matrix: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-        """(lambda / h - dG/dy)^-1 for the real eigenvalue and one of the pair `[row, amount, amount]`."""
-        unit = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-        over = unit / size[:, None, None]
-        real = torch.linalg.inv_ex(self.method.real * over - matrix).inverse
-        pair = torch.linalg.inv_ex(self.method.pair * over - matrix).inverse
-        return real, pair
-
-    def foretell(self, index: Tensor, size: Tensor, fresh: Tensor) -> Tensor:
-        """Stages by extrapolation of the last step's polynomial; zero where there is none."""
-        c, past = self.method.c, self.past[..., index]
-        w = size / self.past_size[index]
-        usable = ~fresh & (w <= 4.0)
-        nodes = torch.cat((c.new_zeros(1), c))
-        x = 1.0 + c.unsqueeze(-1) * torch.where(usable, w, 1.0)
-        weights = []
-        for j in range(1, 4):
-            others = [k for k in range(4) if k != j]
-            product = torch.ones_like(x)
-            for k in others:
-                product = product * (x - nodes[k]) / (nodes[j] - nodes[k])
-            weights.append(product)
-        found = torch.einsum("jin,cdjn->cdin", torch.stack(weights), past) - past[:, :, 2:]
-        return torch.where(usable, found, 0.0)
-
     def newton(
         self,
         leg: Leg,
-        tau: Tensor,
+        index: Tensor,
+        clock: Tensor,
         size: Tensor,
         start: Tensor,
         stages: Tensor,
@@ -330,18 +327,18 @@ class _March:
         pair: Tensor,
         floor: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Simplified Newton iteration on the stages.
+        """Simplified Newton iteration on the stages of the values.
 
         Returns:
             The stages, which rows converged, and after how many iterations.
         """
-        method, layout = self.method, self.rows.layout
-        clock = tau + method.c.unsqueeze(-1) * size
+        method, layout = self.method, leg.rows.layout
+        scale = self.tolerance * torch.maximum(start[0].abs(), floor)
+        scale = torch.maximum(scale, _ROUNDING / _CONVERGED * self.peak[:, index].amax(0))
         start = start.unsqueeze(2)
-        scale = self.tolerance * self.scale(floor, start[:, :, 0], start[:, :, 0])
-        converged = torch.zeros_like(tau, dtype=torch.bool)
-        count = torch.zeros_like(tau)
-        before = torch.full_like(tau, torch.inf)
+        converged, lost = (torch.zeros_like(size, dtype=torch.bool) for _ in range(2))
+        count, beyond = torch.zeros_like(size), self.beyond[index]
+        before = torch.full_like(size, torch.inf)
         for k in range(_ITERATIONS):
             residual = leg.slope(clock, start + stages) - mixed(method.inverse, stages) / size
             first = applied(real, torch.einsum("j,cdjn->cdn", method.real_in, residual))
@@ -349,17 +346,22 @@ class _March:
             change = first.unsqueeze(2) * method.real_out[:, None]
             change = change + 2 * (second.unsqueeze(2) * method.pair_out[:, None]).real
             stages = torch.where(converged, stages, stages + change)
-            moved = torch.stack([layout.blocks(x, scale) for x in change.unbind(2)]).amax(0)
+            moved = layout.blocks(change, scale.unsqueeze(1)).amax(0)
             rate = moved / before
-            left = torch.where(rate < 1, rate / (1 - rate), torch.inf) * moved if k else moved * 1e2
+            if k:
+                open_ = ~converged
+                beyond = torch.where(open_, torch.where(rate < 1, rate / (1 - rate), torch.inf), beyond)
+            left = beyond * moved
             count = count + (~converged).to(count.dtype)
-            converged = converged | (left <= _CONVERGED) | (moved == 0)
-            # sensitivities converge after the values do: an early increase says nothing
+            # once lost, always lost, or it would depend on the other rows how long one is given to recover
+            converged = converged | (~lost & ((left <= _CONVERGED) | (moved == 0)))
             hopeless = rate ** (_ITERATIONS - 1 - k) * left > _CONVERGED
-            lost = ~moved.isfinite() | (hopeless & (k > layout.order))
+            lost = lost | (~converged & (~moved.isfinite() | (hopeless & (k > 0))))
             if bool((converged | lost).all()):
                 break
             before = moved
+        # the next step's first change is judged by how well this one went
+        self.beyond[index] = torch.where(converged, beyond.clamp(1e-10, 1e2) ** 0.8, 1e2)
         return stages, converged, count
 
     def settle(

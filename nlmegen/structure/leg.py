@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nlmegen.maths.taylor import Number, Taylor, value_of
-from nlmegen.structure.rows import Rows
+from nlmegen.structure.rows import Rows, pick
 
 
 class Record(NamedTuple):
@@ -41,6 +41,21 @@ class Leg(NamedTuple):
     time: Number
     length: Number
     rate: Tensor | None
+
+    @classmethod
+    def between(cls, rows: Rows, index: Tensor, point: Tensor, end: Tensor, rate: Tensor | None) -> Leg:
+        """Rows `index` on the way from their points `point [n]` to their points `end`."""
+        return cls.towards(rows, index, point, pick(rows.time, index, point), end, rate)
+
+    @classmethod
+    def towards(
+        cls, rows: Rows, index: Tensor, point: Tensor, time: Number, end: Tensor, rate: Tensor | None
+    ) -> Leg:
+        """The same from a time `[n, 1]` after the point."""
+        gap = pick(rows.time, index, end) - time
+        nothing = torch.zeros((), dtype=rows.layout.dtype, device=rows.layout.device)
+        length: Number = torch.where(value_of(gap) >= 0, gap, nothing)  # type: ignore[arg-type]
+        return cls(rows, rows.parameters_of(point, index), time, length, rate)
 
     def slope(self, tau: Tensor, state: Tensor) -> Tensor:
         """G at `tau [*stage, row]` and packed amounts `[component, amount, *stage, row]`."""

@@ -70,19 +70,18 @@ class Layout:
 
     def pack(self, numbers: Sequence[Number], *rows: int) -> Tensor:
         """`[component, amount, *rows]` of numbers `[*rows, 1]` (or of axes that broadcast to these)."""
-        shape = (*rows, 1)
-        parts = [torch.stack([value_of(x).expand(shape)[..., 0] for x in numbers]).unsqueeze(0)]
+        shape = torch.Size((*rows, 1))
+        parts = [torch.stack([_at(value_of(x), shape) for x in numbers]).unsqueeze(0)]
         if self.order:
             zero = torch.zeros((), dtype=self.dtype, device=self.device)
             wide = [lift(x, len(shape)) if isinstance(x, Taylor) else None for x in numbers]
-            first = (self.directions, *shape)
-            jac = [(zero if x is None else x.jac).expand(first)[..., 0] for x in wide]
-            parts.append(torch.stack(jac, 1))
+            first = torch.Size((self.directions, *shape))
+            parts.append(torch.stack([_at(zero if x is None else x.jac, first) for x in wide], 1))
         if self.order == 2:
-            second = (self.directions, *first)
-            hess = [(zero if x is None or x.hess is None else x.hess).expand(second)[..., 0] for x in wide]
+            second = torch.Size((self.directions, *first))
+            hess = [_at(zero if x is None or x.hess is None else x.hess, second) for x in wide]
             parts.append(torch.stack(hess, 2).flatten(0, 1).index_select(0, self._upper))
-        return torch.cat(parts) if len(parts) > 1 else parts[0]
+        return (torch.cat(parts) if len(parts) > 1 else parts[0]).squeeze(-1)
 
     def unpack(self, packed: Tensor) -> list[Number]:
         """The amounts of `[component, amount, *rows]` as numbers `[*rows, 1]`."""
@@ -101,6 +100,10 @@ class Layout:
     def blocks(self, packed: Tensor, scale: Tensor) -> Tensor:
         """Root mean square over the amounts of `packed / scale`, the worst component: `[row]`."""
         return (packed / scale).square().mean(1).amax(0).sqrt()
+
+
+def _at(x: Tensor, shape: torch.Size) -> Tensor:
+    return x if x.shape == shape else x.expand(shape)
 
 
 def parted(x: Number, change: Callable[[Tensor, int], Tensor]) -> Number:

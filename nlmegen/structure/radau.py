@@ -65,6 +65,44 @@ class Radau:
             error=torch.tensor([(-13 - 7 * s) / 3, (-13 + 7 * s) / 3, -1 / 3], dtype=dtype, device=device),
         )
 
+    def whole(self, slopes: Tensor, size: Tensor) -> Tensor:
+        """The matrix `[row, 3 amount, 3 amount]` of the stages' equations, from dG / dy at the stages."""
+        n, d = slopes.shape[1], slopes.shape[-1]
+        whole = slopes.new_zeros(n, 3, d, 3, d)
+        unit = torch.eye(d, dtype=slopes.dtype, device=slopes.device)
+        whole += self.inverse[:, None, :, None] * unit[:, None] / size[:, None, None, None, None]
+        for i in range(3):
+            whole[:, i, :, i] -= slopes[i]
+        return whole.reshape(n, 3 * d, 3 * d)
+
+    def inverses(self, matrix: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+        """(lambda / h - dG/dy)^-1 for the real eigenvalue and one of the pair `[row, amount, amount]`."""
+        unit = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+        over = unit / size[:, None, None]
+        real = torch.linalg.inv_ex(self.real * over - matrix).inverse
+        pair = torch.linalg.inv_ex(self.pair * over - matrix).inverse
+        return real, pair
+
+    def foretold(self, past: Tensor, ratio: Tensor) -> Tensor:
+        """Stages by extrapolation of the last step's polynomial; zero where there is none.
+
+        Args:
+            past: the last step's stages `[component, amount, 3, row]`.
+            ratio: `[row]` length of this step over that of the last; above 4 nothing is foretold.
+        """
+        c, usable = self.c, ratio <= 4.0
+        nodes = torch.cat((c.new_zeros(1), c))
+        x = 1.0 + c.unsqueeze(-1) * torch.where(usable, ratio, 1.0)
+        weights = []
+        for j in range(1, 4):
+            others = [k for k in range(4) if k != j]
+            product = torch.ones_like(x)
+            for k in others:
+                product = product * (x - nodes[k]) / (nodes[j] - nodes[k])
+            weights.append(product)
+        found = torch.einsum("jin,cdjn->cdin", torch.stack(weights), past) - past[:, :, 2:]
+        return torch.where(usable, found, 0.0)
+
 
 def mixed(matrix: Tensor, stages: Tensor) -> Tensor:
     """A matrix `[3, 3]` on the stages `[component, amount, 3, row]`."""

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from nlmegen.maths.taylor import Number, Taylor, value_of
 from nlmegen.structure.chain import order_of
-from nlmegen.structure.equations import Equations
+from nlmegen.structure.equations import Components, Equations
 from nlmegen.structure.solver import Solver
 from nlmegen.structure.timeline import Timeline
 from nlmegen.structure.trace import Untraceable
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 LABOURS = 0.25
 """Share of rows in which explicit steps fail from which a page is solved by the stiff method at once."""
+
+FEWEST = 8
+"""Rows of which that share is taken, at least: one odd subject is no reason."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,23 +80,29 @@ class Kernels:
     no_stiff: str = ""
     last: Last | None = None
     _made: dict[tuple[int, str], Kernel] = field(default_factory=dict, repr=False)
+    _components: dict[int, Components] = field(default_factory=dict, repr=False)
     _plans: dict[tuple[int, int], Plan] = field(default_factory=dict, repr=False)
+
+    def components(self, order: int) -> Components:
+        """Amounts and sensitivities to an order."""
+        if order not in self._components:
+            states = range(len(self.equations.compartments))
+            injected = frozenset((i, q) for i in states for q in self.moved)
+            self._components[order] = self.equations.components(order, injected)
+        return self._components[order]
 
     def of(self, order: int, method: str) -> Kernel:
         """The kernel of one order and method ("explicit" or "stiff")."""
         if (order, method) not in self._made:
             from nlmegen.structure.kernel.machine import Kernel
 
-            states = range(len(self.equations.compartments))
-            injected = frozenset((i, q) for i in states for q in self.moved)
-            components = self.equations.components(order, injected)
-            self._made[order, method] = Kernel.build(components, method)
+            self._made[order, method] = Kernel.build(self.components(order), method)
         return self._made[order, method]
 
     def plan(self, order: int, state: int) -> Plan:
         """How amounts are put together from the components of an order."""
         if (order, state) not in self._plans:
-            self._plans[order, state] = Plan.of(self.of(order, "explicit").components.keys, state)
+            self._plans[order, state] = Plan.of(self.components(order).keys, state)
         return self._plans[order, state]
 
 
@@ -144,7 +153,7 @@ class Rows:
                 )
                 values[bad], status[bad], stiff[bad] = again.components, again.status, True
                 kernels.stiff_rows += int((again.status == 0).sum())
-                kernels.labours = float(bad.to(torch.float64).mean()) > LABOURS
+                kernels.labours = len(bad) >= FEWEST and int(bad.sum()) > LABOURS * len(bad)
         return Solution(values, status, stiff)
 
     def adjoint(self, p: Tensor, order: int, stiff: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
@@ -226,7 +235,7 @@ class _Solve(torch.autograd.Function):
             return solved.values.clone()
         higher = rows.solve(p.detach(), order + 1).values
         ctx.save_for_backward(higher)
-        count = len(rows.kernels.of(order, "explicit").components.keys)
+        count = len(rows.kernels.components(order).keys)
         return higher[..., :count].contiguous()
 
     @staticmethod
@@ -238,7 +247,7 @@ class _Solve(torch.autograd.Function):
             by_p, by_weights = rows.adjoint(p, order, stiff, cotangent.contiguous())
             return by_p, by_weights, None, None
         (saved,) = ctx.saved_tensors
-        components = rows.kernels.of(order + 1, "explicit").components
+        components = rows.kernels.components(order + 1)
         n = len(components.equations.parameters)
         by_p = saved.new_zeros(saved.shape[0], n)
         for c, (state, along) in enumerate(components.keys[: cotangent.shape[-1]]):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from functools import cached_property
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -46,6 +47,7 @@ class Rows:
         length: Number `[row, point - 1]`, the time from each point to the next, 0 at a reset and in the padding.
         used: `[row, point - 1]`, whether the way to the next point exists (no reset, no padding).
         kind: `[row, point]`; compartment, slot, amount likewise.
+        last: `[row]`, the number of points, without padding.
         n_slots: columns of observations.
     """
 
@@ -66,8 +68,8 @@ class Rows:
             return x.expand(self.shape + x.shape[-1:]).reshape(self.count, x.shape[-1])
 
         every = torch.arange(self.count, device=self.layout.device)
-        self.time = _wide(flattened(timeline.time, self.shape), every)
-        self.amount = _wide(flattened(timeline.amount, self.shape), every)
+        self.time = wide(flattened(timeline.time, self.shape), every)
+        self.amount = wide(flattened(timeline.amount, self.shape), every)
         self.kind, self.compartment, self.slot = (
             whole(x) for x in (timeline.kind, timeline.compartment, timeline.slot)
         )
@@ -80,18 +82,29 @@ class Rows:
         inside = torch.arange(self.points, device=self.layout.device) < last
         self.kind = torch.where(inside, self.kind, int(Point.MARK))
         self.slot = torch.where(inside, self.slot, -1)
+        self.last = last[:, 0]
         self.infused = bool((self.kind == Point.RATE).any())
 
     def select(self, index: Tensor) -> Rows:
         """The rows in `index`, with the shape `[len(index)]`."""
         part = object.__new__(Rows)
-        part.__dict__.update(self.__dict__)
+        part.__dict__.update({name: x for name, x in self.__dict__.items() if name != "plain"})
         part.count, part.shape = len(index), torch.Size((len(index),))
         part._given = [{n: at_rows(x, index) for n, x in mapping.items()} for mapping in self._given]
         for name in ("time", "amount", "length"):
-            setattr(part, name, _wide(getattr(self, name), index))
-        for name in ("kind", "compartment", "slot", "used"):
+            setattr(part, name, wide(getattr(self, name), index))
+        for name in ("kind", "compartment", "slot", "used", "last"):
             setattr(part, name, getattr(self, name)[index])
+        return part
+
+    @cached_property
+    def plain(self) -> Rows:
+        """The same rows without derivatives."""
+        part = object.__new__(Rows)
+        part.__dict__.update(self.__dict__)
+        part.layout = Layout(0, 0, self.layout.dtype, self.layout.device)
+        part._given = [{n: _bare(x) for n, x in mapping.items()} for mapping in self._given]
+        part.time, part.amount, part.length = _bare(self.time), _bare(self.amount), _bare(self.length)
         return part
 
     @property
@@ -114,7 +127,7 @@ class Rows:
             return self._given[0]
         every = torch.arange(self.count, device=self.layout.device)
         return {
-            name: torch.cat([_wide(x[name], every) for x in self._given[:points]], -1)  # type: ignore[misc]
+            name: torch.cat([wide(x[name], every) for x in self._given[:points]], -1)  # type: ignore[misc]
             for name in self._given[0]
         }
 
@@ -123,6 +136,36 @@ class Rows:
         if len(self._given) == 1:
             return {n: at_rows(x, index) for n, x in self._given[0].items()}
         return {n: pick(x, index, point) for n, x in self.table(self.points).items()}
+
+    def events(self) -> tuple[Tensor, Tensor]:
+        """The points at which something happens, those of each row in order.
+
+        Returns:
+            `[row, event]` the points, and the one that follows each, or the number of points where none does; both are
+            that number where a row has no more events.
+        """
+        position = torch.arange(self.points, device=self.layout.device)
+        happens = (self.kind == Point.BOLUS) | (self.kind == Point.RATE) | (self.kind == Point.RESET)
+        if self.varying:
+            # where points move, a segment's points and those of the next may come in any order
+            happens = happens | self.moving | (self.kind == Point.MARK)
+        happens = (happens | (position == 0)) & (position < self.last.unsqueeze(-1))
+        found = torch.where(happens, position, self.last.unsqueeze(-1)).sort(-1).values
+        found = torch.cat((found, self.last.unsqueeze(-1)), -1)[:, : int(happens.sum(-1).amax()) + 1]
+        return found[:, :-1], found[:, 1:]
+
+    def reached(self, after: Tensor) -> Tensor:
+        """The last point on the way to the points `after [row]`: these, or those before a reset or the end."""
+        point = after.clamp(max=self.points - 1).unsqueeze(-1)
+        on = (after < self.last) & (self.kind.gather(-1, point)[:, 0] != Point.RESET)
+        return torch.where(on, after, (after - 1).clamp(min=0))
+
+    def observed(self, event: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows and points of the observations from points `event [row]` to before the points `after`."""
+        position = torch.arange(self.points, device=self.layout.device)
+        inside = (position >= event.unsqueeze(-1)) & (position < after.unsqueeze(-1))
+        row, point = ((self.slot >= 0) & inside).nonzero().unbind(1)
+        return row, point
 
     def finite(self) -> Tensor:
         """`[row]`, whether parameters, times and amounts are finite, derivatives included."""
@@ -191,6 +234,10 @@ class Rows:
         return [_flat(x) for x in self.layout.unpack(table)]
 
 
+def _bare(x: Number) -> Tensor:
+    return cast(Tensor, value_of(x)).detach()
+
+
 def _flat(x: Number) -> Number:
     """`x` without its last axis, of length one."""
     return x.squeeze(-1)
@@ -209,7 +256,7 @@ def pick(x: Number, index: Tensor, point: Tensor) -> Number:
     )
 
 
-def _wide(x: Number, index: Tensor) -> Number:
+def wide(x: Number, index: Tensor) -> Number:
     """Rows of `x [row or 1, n]`, never shared."""
     if isinstance(x, Taylor):
         value, jac, hess = x.full()

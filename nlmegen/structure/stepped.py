@@ -13,21 +13,23 @@ import copy
 import importlib.util
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from nlmegen.errors import DataError, ModelError
-from nlmegen.maths.taylor import Number, Taylor, value_of
+from nlmegen.maths.taylor import Number, Taylor
 from nlmegen.structure.closed import Structure
 from nlmegen.structure.compiled import Amounts, by_segments, carrying
 from nlmegen.structure.equations import Equations
 from nlmegen.structure.response import Kernels
 from nlmegen.structure.schedule import Schedule
 from nlmegen.structure.solver import Solver
+from nlmegen.structure.switches import jumps
 from nlmegen.structure.system import Namespace, Page, System, discover
-from nlmegen.structure.timeline import Moved, Timeline
+from nlmegen.structure.timeline import Moved, Timeline, at_segments
 from nlmegen.structure.trace import Untraceable
 
 NO_COMPILER = 'llvmlite is not installed (pip install "nlmegen[fast]" brings it)'
@@ -91,7 +93,7 @@ class Stepped(Structure):
             self.untraced, self.parameters = str(reason), found.parameters
         self.equations = equations
         self.has_llvm = importlib.util.find_spec("llvmlite") is not None
-        self.shared_error = 100 * solver.tolerances("explicit").rtol
+        self.shared_error = 100 * solver.rtol
         if equations is None and solver.route in ("compiled", "expm"):
             raise ModelError(f"Solver(route={solver.route!r}): the page cannot be traced: {self.untraced}")
         if solver.route == "expm" and equations is not None and not equations.linear:
@@ -106,6 +108,13 @@ class Stepped(Structure):
         """The same structure for the same page at other network weights."""
         other = copy.copy(self)
         other.page = page
+        return other
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Stepped:
+        """A structure for a copy of the page; equations and machine code do not change, and are shared."""
+        other = copy.copy(self)
+        memo[id(self)] = other
+        other.page, other.record = copy.deepcopy(self.page, memo), Record()
         return other
 
     # -- solving --------------------------------------------------------------------------------------------------
@@ -178,7 +187,7 @@ class Stepped(Structure):
             if not varying:
                 return numbers
             segment = line.segment[..., point, None]
-            return {name: _picked(x, segment) for name, x in numbers.items()}
+            return {name: at_segments(x, segment) for name, x in numbers.items()}
 
         if route == "expm":
             from nlmegen.structure.affine import affine
@@ -236,12 +245,30 @@ class Stepped(Structure):
                 reason = self.not_compiled(varying=self.equations is not None)
                 asked = self.solver.route == route
                 words.append(f"the differential equations ran {name}: {'as asked' if asked else reason}")
+        words += self._switches if routes else ()
         if self.record.failed:
             words.append(
                 f"{self.record.failed} solves failed along the way (too many or too small steps, or numbers that are "
                 "not finite) and counted as impossible"
             )
         return words
+
+    @cached_property
+    def _switches(self) -> tuple[str, ...]:
+        """What cannot be right about rates that jump, in words."""
+        moments = set() if self.equations is None else jumps(self.equations)
+        words = []
+        if depends := sorted(moments - {"time"}):
+            words.append(
+                f"the rates jump (torch.where) at moments that depend on {' and '.join(depends)}: predictions are "
+                "right, their derivatives lack the jump, and with them modes, objective and standard errors; make the "
+                "switch smooth (torch.sigmoid), or write it as a dose with nl.Dose(lag=...)"
+            )
+        if "time" in moments:
+            words.append(
+                "the rates jump (torch.where) at set times, which steps may pass over; put a record (EVID 2) at each"
+            )
+        return tuple(words)
 
     @property
     def _stiff_alone(self) -> bool:
@@ -257,16 +284,6 @@ class Stepped(Structure):
 
     def __repr__(self) -> str:
         return f"Stepped({', '.join(self.compartments)})"
-
-
-def _picked(x: Number, segment: Tensor) -> Number:
-    """Of parameters `[*draw, subject or 1, 1 or segment]` those of each subject's own `segment [*draw, subject, 1]`."""
-    if x.shape[-1] == 1:
-        return x
-    shape = value_of(x).shape[:-2] + (segment.shape[-2], x.shape[-1])
-    x = x + torch.zeros(shape, dtype=x.dtype)
-    index = segment.expand(shape[:-1] + (1,))
-    return torch.gather(x, -1, index)  # type: ignore[arg-type]
 
 
 def _quantity(x: Any) -> Number | None:

@@ -34,8 +34,10 @@ class Moved:
     """What a page's `dosing` does to the doses into one compartment.
 
     Attributes:
-        lag: time by which they come later, `[*draw, subject or 1, 1]`, or None.
+        lag: time by which they come later, `[*draw, subject or 1, 1 or event]`, or None.
         bioavailability: factor of their amounts, likewise.
+
+    A negative lag or bioavailability makes the dose NaN, so that the subject cannot be solved.
     """
 
     lag: Number | None
@@ -119,20 +121,27 @@ class Timeline:
         given: Number = amount
         for compartment, dose in (moved or {}).items():
             here = (place == compartment) & ((kind == Point.BOLUS) | (kind == Point.RATE))
+            for x in (dose.lag, dose.bioavailability):
+                if x is not None:  # there is no such dose: NaN, and the row fails
+                    wrong = here & (value_of(at_segments(x, points["segment"])) < 0)
+                    given = given + torch.where(wrong, torch.nan, 0.0)
             if dose.lag is not None:
-                clock = clock + here.to(time.dtype) * dose.lag
+                clock = clock + here.to(time.dtype) * at_segments(dose.lag, points["segment"])
             if dose.bioavailability is not None:
                 bolus = (here & (kind == Point.BOLUS)).to(time.dtype)
-                given = given * (1.0 - bolus) + given * bolus * dose.bioavailability
+                factor = at_segments(dose.bioavailability, points["segment"])
+                given = given * (1.0 - bolus) + given * bolus * factor
         shape = value_of(clock + given * 0.0).shape
         order = _order_of(points, cast(Tensor, value_of(clock)), bool(moved), shape)
         count = (kind != _PADDING).sum(-1).expand(shape[:-1])
         order = order[..., : int(count.amax()) if count.numel() else 0]
         put = {name: x.expand(shape).gather(-1, order) for name, x in points.items()}
+        # a dose that comes late finds the parameters of the segment that it comes in
+        put["segment"] = put["segment"].cummax(-1).values if moved else put["segment"]
         given = _gathered(given, shape, order)
         if any(rate is not None for rate in schedule.rate):
             total = _totals(put["change"], put["compartment"], put["block"], len(schedule.rate))
-            given = cast(Number, torch.where(put["kind"] == Point.RATE, total, given))  # type: ignore[arg-type]
+            given = cast(Number, torch.where(put["kind"] == Point.RATE, total + given, given))  # type: ignore[arg-type]
         return cls(
             time=_gathered(clock, shape, order),
             kind=put["kind"].clamp(min=0),
@@ -146,25 +155,40 @@ class Timeline:
 
     @classmethod
     def of_segment(cls, schedule: Schedule, e: int) -> Timeline:
-        """One segment as a timeline: rates set at its start, its observations, its end in a last column."""
+        """One segment as a timeline: its start and the rates set there, its observations, its end in a last column."""
         start, n, slots = schedule.start[:, e : e + 1], schedule.n_subjects, schedule.time.shape[-1]
         rates = [(c, r[:, e : e + 1]) for c, r in enumerate(schedule.rate) if r is not None]
         here = schedule.segment == e
         end = start + schedule.length[:, e : e + 1]
         clock = torch.where(here, start + schedule.elapsed, end)
         clock, order = clock.sort(stable=True, dim=-1)
-        observe = torch.full((n, slots + 1), int(Point.OBSERVE))
-        lead = len(rates)
+        lead = 1 + len(rates)
+        kinds = [Point.MARK, *(Point.RATE for _ in rates), *(Point.OBSERVE for _ in range(slots + 1))]
+        places = [0, *(c for c, _ in rates), *(0 for _ in range(slots + 1))]
+        nothing = torch.zeros(n, slots + 1, dtype=start.dtype)
         return cls(
             time=torch.cat((start.expand(n, lead), clock, torch.maximum(end, clock[:, -1:])), -1),
-            kind=torch.cat((torch.full((n, lead), int(Point.RATE)), observe), -1),
-            compartment=torch.tensor([*(c for c, _ in rates), *(0 for _ in range(slots + 1))]).expand(n, -1),
-            amount=torch.cat((*(r for _, r in rates), torch.zeros(n, slots + 1, dtype=start.dtype)), -1),
+            kind=torch.tensor([int(kind) for kind in kinds]).expand(n, -1),
+            compartment=torch.tensor(places).expand(n, -1),
+            amount=torch.cat((nothing[:, :1], *(r for _, r in rates), nothing), -1),
             slot=torch.cat((torch.full((n, lead), -1), order, torch.full((n, 1), slots)), -1),
             segment=torch.full((n, lead + slots + 1), e),
             count=torch.full((n,), lead + slots + 1),
             n_slots=slots + 1,
         )
+
+
+def at_segments(x: Number, segment: Tensor) -> Number:
+    """Of parameters `[*draw, subject or 1, 1 or event]` those of the segments `[*draw, subject, n]`.
+
+    Returns:
+        `x` itself when it is constant, else a number `[*draw, subject, n]`.
+    """
+    if x.shape[-1] == 1:
+        return x
+    shape = value_of(x).shape[:-2] + (segment.shape[-2], x.shape[-1])
+    wide = x + torch.zeros(shape, dtype=x.dtype)
+    return cast(Number, torch.gather(wide, -1, segment.expand(shape[:-1] + segment.shape[-1:])))  # type: ignore[arg-type]
 
 
 _PADDING = -1

@@ -18,7 +18,7 @@ from nlmegen.structure.affine import affine, exponential
 from nlmegen.structure.equations import Equations
 from nlmegen.structure.ode import explicit
 from nlmegen.structure.solver import Solver
-from nlmegen.structure.timeline import Moved
+from nlmegen.structure.timeline import Moved, Point
 
 
 class Page:
@@ -104,7 +104,7 @@ def test_reverse_mode() -> None:
     torch.testing.assert_close(mixed[0], forward[4].dense_hess()[3].sum((1, 2)), rtol=1e-9, atol=1e-9)
 
 
-def test_parameters_that_change_from_point_to_point() -> None:
+def test_parameters_that_change_from_event_to_event() -> None:
     plan = regimens(CASE)[0]
     line = timeline(CASE, [plan])
     base = given(CASE, shifts(CASE, 1), 1)
@@ -112,7 +112,11 @@ def test_parameters_that_change_from_point_to_point() -> None:
     def at(point: int) -> dict[str, Number]:
         return {**base, "k": base["k"] * (1.0 + 0.1 * point)}
 
-    kept = [at(k) for k in range(line.kind.shape[-1])]
+    event = 0
+    kept = []
+    for k, kind in enumerate(line.kind[0].tolist()):
+        event = event if kind == Point.OBSERVE else k
+        kept.append(at(event))
     got, _ = affine(EQUATIONS, lambda k: kept[k], line, Solver())
     stepped, _ = explicit(CASE, lambda k: kept[k], line, Solver(rtol=1e-9))
     for x, y in zip(got, stepped, strict=True):

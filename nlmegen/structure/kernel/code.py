@@ -17,6 +17,14 @@ from nlmegen.structure.kernel.translate import translate
 OPTIMIZATION = 2
 
 
+def _read() -> tuple[str, ...]:
+    return tuple(path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("*.py")))
+
+
+SOURCES = _read()
+"""The text of this package, as it was when it was imported."""
+
+
 class Code:
     """Machine code in memory.
 
@@ -113,11 +121,16 @@ def program(function: Callable[[Any], None], count: int, directory: Path) -> Cal
         function: of one table of words.
         count: words in the table.
         directory: of the store.
+
+    Raises:
+        RuntimeError: when this package's files have changed since they were imported: what Python has in memory and
+            what it would read now do not belong together.
     """
     name = function.__name__
     # what it is made of is spread over this package: any change here, and it is translated anew
-    sources = [path.read_text() for path in sorted(Path(__file__).parent.glob("*.py"))]
-    key = "\n".join((name, *sources))
+    if _read() != SOURCES:
+        raise RuntimeError("nlmegen was updated while this Python was running; start Python again")
+    key = "\n".join((name, *SOURCES))
     code = compiled(key, (name,), lambda: translate(function, name, count), Store(directory), vectors=False)
     entry = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(code.address[name])
 

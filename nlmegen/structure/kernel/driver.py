@@ -188,6 +188,8 @@ def drive(words: Any) -> None:
                 elif phase == START:
                     # rates are known: are they finite, and how fast is the fastest amount?
                     bad, fastest = 0.0, 0.0
+                    for q in range(n):
+                        wq[q, lane] = 0.0
                     for c in range(size):
                         bad += 0.0 * y[c, lane] + 0.0 * k[c, lane] + 0.0 * forcing[c, lane]
                     for i in range(states):
@@ -243,7 +245,7 @@ def drive(words: Any) -> None:
                         bad = 0.0
                         for q in range(n):
                             pv[q, lane] = p[row, q]
-                            wq[q, lane] = abs(p[row, q])
+                            wq[q, lane] = 0.0
                             bad += 0.0 * p[row, q]
                         if bad != 0.0:
                             held[w.CODE, lane] = NOT_FINITE

@@ -180,7 +180,7 @@ class Call:
     def __init__(
         self, kernel: Kernel, p: Tensor, weights: Tensor, lines: Lines, who: Tensor, solver: Solver
     ) -> None:
-        components, settings = kernel.components, solver.tolerances(kernel.method.name)
+        components = kernel.components
         states, n = len(components.equations.compartments), len(components.equations.parameters)
         size, rows = len(components.keys), p.shape[0]
         if p.shape[1:] != (n,):
@@ -201,7 +201,7 @@ class Call:
         self._arrays = {
             words.P: doubles(p),
             words.WEIGHTS: doubles(weights),
-            words.SETTINGS: torch.tensor([settings.rtol, settings.floor], dtype=torch.float64),
+            words.SETTINGS: torch.tensor([solver.rtol, solver.floor], dtype=torch.float64),
             words.WHO: who,
             **kernel.places,
             **lines.arrays,
@@ -224,7 +224,7 @@ class Call:
             words.N_TIMELINES: lines.shape[0],
             words.N_POINTS: lines.shape[1],
             words.N_SLOTS: lines.n_slots,
-            words.MAX_STEPS: settings.max_steps,
+            words.MAX_STEPS: solver.max_steps,
             words.TIME_ORDER: lines.orders[0],
             words.AMOUNT_ORDER: lines.orders[1],
             **{place: array.data_ptr() for place, array in self._arrays.items()},

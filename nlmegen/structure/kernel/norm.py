@@ -11,6 +11,11 @@ from nlmegen.structure.kernel.protocol import ENDED, FLOOR, LEFT, RTOL, STEP, TA
 TINY = 1e-14
 SMALLEST_SCALE = 1e-100
 SAFETY, LARGEST_GROWTH, LARGEST_CUT = 0.9, 8.0, 0.2
+LEAST_SHARE = 1 / 30
+"""A column of sensitivities S_q that has stayed below this share of its amounts once multiplied with p_q (p_q = 0 is
+nothing unusual: an additive random effect) is measured against this much more than itself instead ..."""
+LARGEST_OWN = 1.0
+"""... but with no greater weight than this: the first steps into an empty chain would begin at nothing once more."""
 
 
 class Length:
@@ -53,25 +58,45 @@ class Norm:
         for x, peak in zip(magnitude, self.peaks, strict=True):
             scale = e.maximum(e.maximum(x, e.mul(floor, peak)), least)
             self.inverse.append(e.div(e.constant(1.0), e.mul(rtol, scale)))
+        self._rtol = rtol
         self._sums: dict[tuple[int, ...], str] = {}
+        self._columns: dict[int, str] = {}
 
     def add(self, c: int, error: str) -> None:
         """Take in the error of component c."""
         e = self.e
         state, directions = self.components.keys[c]
         x = e.mul(error, self.inverse[state])
-        for q in directions:
-            x = e.mul(x, e.load("%WQ", q))
         so_far = self._sums.get(directions)
         self._sums[directions] = e.mul(x, x) if so_far is None else e.fma(x, x, so_far)
+        if len(directions) == 1:
+            (q,) = directions
+            share = e.mul(e.absolute(e.load("%YN", c)), self.inverse[state])
+            largest = self._columns.get(q, e.load("%WQ", q))
+            self._columns[q] = e.maximum(largest, share)
+
+    def _weight(self, q: int) -> str:
+        """What errors of sensitivities in p_q are multiplied with: |p_q|, or more where they are small even so."""
+        e = self.e
+        size = e.absolute(e.load("%P", q))
+        column = self._columns.get(q)
+        if column is None:
+            return size
+        own = e.div(e.constant(LEAST_SHARE), e.mul(self._rtol, column))
+        large = e.compare("ogt", own, e.constant(LARGEST_OWN))
+        return e.maximum(size, e.select(large, e.constant(LARGEST_OWN), own))
 
     def decide(self, length: Length) -> str:
         """Write verdict, clock, running peaks and the next step; the mask of the lanes that accept."""
         e = self.e
         share = e.constant(1.0 / len(self.peaks))
         worst = e.constant(0.0)
-        for total in self._sums.values():
+        weights = {q: self._weight(q) for q in sorted({q for directions in self._sums for q in directions})}
+        squares = {q: e.mul(x, x) for q, x in weights.items()}
+        for directions, total in self._sums.items():
             block = e.mul(total, share)
+            for q in directions:
+                block = e.mul(block, squares[q])
             # `ule` is true on NaN, in the block or already in the worst: once NaN, always NaN
             larger = e.select(e.compare("ule", block, worst), worst, block)
             worst = e.select(e.compare("uno", block, block), block, larger)
@@ -94,6 +119,8 @@ class Norm:
         e.store("%T", VERDICT, e.select(accepted, one, e.select(bad, e.constant(-1.0), zero)))
         for i, peak in enumerate(self.peaks):
             e.store("%SC", i, e.select(accepted, peak, e.load("%SC", i)))
+        for q, column in self._columns.items():
+            e.store("%WQ", q, e.select(accepted, column, e.load("%WQ", q)))
         return accepted
 
 

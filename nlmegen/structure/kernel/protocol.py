@@ -8,7 +8,9 @@ is ignored (it may be NaN or infinite, and must not trap).
 **Arrays** of vectors, 64-byte aligned, row c at offset c:
 
     Y  [C]        the components: amounts, then sensitivities, in the order of `Components.keys`
-    P  [n]        the parameters          WQ [n]  |p_q|: what a sensitivity in q is multiplied with in the error norm
+    P  [n]        the parameters
+    WQ [n]        largest |S_iq| / scale_i over states and steps since rates were last taken anew (at a start, after a
+                  dose), when the driver sets it to 0; raised by the step when it accepts
     W             the weights of the page's networks: plain doubles, not vectors, shared by all rows
     F  [C]        the forcing, added to the rate of each component: running infusion rates and their derivatives
     SC [D]        largest |y_i| so far ("running peak"): set to |y_i| by the driver at the start and at a reset, raised
@@ -42,7 +44,9 @@ then, lane by lane: accepted (norm <= 1): Y = trial, TIME += hh, LEFT -= hh, SC 
 make it smaller. The norm is NaN-safe: never accepted when not finite.
 
     norm^2  = max over blocks (the amounts; each direction q; each pair q, r) of
-              1/D sum over states i of (err_i |p_q| |p_r| / scale_i)^2
+              1/D sum over states i of (err_i w_q w_r / scale_i)^2
+    w_q     = max(|p_q|, min(LEAST_SHARE / (RTOL WQ_q), LARGEST_OWN)), so that a sensitivity in a parameter that is zero
+              (an additive random effect, of the order of 1) is still held to a tolerance relative to itself
     scale_i = RTOL max(|y_i|, FLOOR peak_i, TINY largest peak)
               |y_i| the larger of old and trial, peak_i = max(SC_i, |y_i|)
 

@@ -320,7 +320,11 @@ def test_a_stiff_page_gives_what_sensitivities_of_one_order_more_give(order):
     p = torch.tensor([centre[x] for x in equations.parameters], dtype=torch.float64)
     p = p * torch.exp(0.2 * random(3, 6))
     row = [(0.0, BOLUS, 0, 100.0), (5.0, OBSERVE, 0, 0.0), (150.0, OBSERVE, 0, 0.0), (300.0, OBSERVE, 0, 0.0)]
-    line, who, solver = timeline([row]), torch.zeros(3, dtype=torch.int64), Solver(rtol=1e-9)
+    line, who, solver = (
+        timeline([row]),
+        torch.zeros(3, dtype=torch.int64),
+        Solver(rtol=1e-9, max_steps=100_000),
+    )
     cotangent = random(3, 3, len(kernel.components.keys), seed=2)
     found = Adjoint(kernel)(p, NONE, line, who, solver, cotangent)
     solved = higher.solve(p, NONE, line, who, solver)

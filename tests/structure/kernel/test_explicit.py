@@ -124,14 +124,14 @@ def test_long_empty_chain() -> None:
 
 @pytest.mark.parametrize("unit", [1e-9, 1e9])
 def test_units_do_not_matter(unit: float) -> None:
-    """Time, amounts and volumes in other units: the same steps."""
+    """Time, amounts and volumes in other units: the same steps but for sensitivities that begin at nothing."""
     p = log_normal((1.0, 40.0, 6.0, 1.0), 4)  # ka, v, vmax, km
     _, here = solve(saturable, p, Solver(), 1)
     other = p * torch.tensor([1 / unit, 1.0, unit / unit, unit], dtype=torch.float64)
     points = [(t * unit, kind, c, x * unit) for t, kind, c, x in POINTS]
     _, there = solve(saturable, other, Solver(), 1, points)
     assert there.status.eq(0).all()
-    assert (there.steps - here.steps).abs().max() <= 2
+    assert (there.steps - here.steps).abs().max() <= 4
     torch.testing.assert_close(
         there.components[..., :2] / unit, here.components[..., :2], rtol=1e-5, atol=1e-5
     )

@@ -192,3 +192,11 @@ def test_machine_code_is_kept(tmp_path: Path) -> None:
     directory = tmp_path / "kept"
     code.program(numbers, 4, directory)
     assert len(list(directory.iterdir())) == 1
+
+
+def test_an_update_while_running_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in memory and what is on disk must not be mixed, nor stored for others under either's name."""
+    monkeypatch.setattr(code, "SOURCES", ("other text", *code.SOURCES[1:]))
+    with pytest.raises(RuntimeError, match="start Python again"):
+        code.program(drive, words.N_WORDS, tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,80 @@
+"""Rates that jump: where `torch.where` puts one formula for another, and the two differ at the moment of the switch.
+
+Amounts are right up to the tolerance of the steps. Sensitivities are not when the moment depends on the parameters (or
+on amounts, which do): at it they jump by (f- - f+) dtau/dp, which the sensitivity equations of the two sides do not
+know. `maximum`, `clamp` and `abs` switch without a jump. The search is numerical: along each quantity that a condition
+reads, the others held at random values, the condition is made to change, and the rates on its two sides are compared.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from nlmegen.maths.taylor import value_of
+from nlmegen.structure.derive import evaluate, topological
+from nlmegen.structure.equations import Equations
+from nlmegen.structure.symbols import Symbol
+
+TRIALS, NEAR, SMALL = 5, 1e-9, 1e-6
+"""Random places; how near to the switch its two sides are compared; relative difference that is no jump."""
+
+
+def jumps(equations: Equations) -> set[str]:
+    """What the moments depend on at which rates jump: "time" (alone), "amounts", "parameters".
+
+    Example:
+        >>> page = lambda t, a, p: dict(central=torch.where(t < p.d1, p.rate, 0.0) - p.k * a.central)
+        >>> sorted(jumps(Equations.trace(page)))
+        ['parameters']
+    """
+    found: set[str] = set()
+    for x in topological(equations.rates):
+        if x.op in ("lt", "le"):
+            difference = equations.graph.sub(*x.args)
+            leaves = [y for y in topological([difference]) if y.op == "leaf"]
+            if any(_jumps(equations, difference, leaf) for leaf in leaves):
+                kinds = {y.args[0] for y in leaves}
+                found |= {w for k, w in (("state", "amounts"), ("param", "parameters")) if k in kinds} or {
+                    "time"
+                }
+    return found
+
+
+def _jumps(equations: Equations, difference: Symbol, moving: Symbol) -> bool:
+    """Whether rates jump where `difference` changes its sign as one leaf moves."""
+    generator = torch.Generator().manual_seed(5)
+    grid = torch.logspace(-4, 4, 801, dtype=torch.float64)
+    grid = torch.cat((-grid.flip(0), grid))
+    others: dict[tuple[str, int], Tensor] = {}
+
+    def at(place: Tensor, outputs: list[Symbol]) -> list[Tensor]:
+        def leaf(kind: str, index: int) -> Tensor:
+            if (kind, index) == moving.args:
+                return place
+            if (kind, index) not in others:
+                others[kind, index] = 0.5 + torch.rand(1, generator=generator, dtype=torch.float64)
+            return others[kind, index]
+
+        return [cast(Tensor, value_of(x)).expand(place.shape) for x in evaluate(outputs, leaf)]
+
+    for _ in range(TRIALS):
+        others.clear()
+        (sign,) = at(grid, [difference])
+        turns = ((sign[1:] > 0) != (sign[:-1] > 0)).nonzero()[:, 0]
+        low, high = grid[turns], grid[turns + 1]
+        before = sign[turns] > 0
+        for _ in range(60):
+            middle = (low + high) / 2
+            same = (at(middle, [difference])[0] > 0) == before
+            low, high = torch.where(same, middle, low), torch.where(same, high, middle)
+        size = NEAR * (1e-3 + low.abs())
+        for left, right in zip(
+            at(low - size, list(equations.rates)), at(high + size, list(equations.rates)), strict=True
+        ):
+            scale = torch.maximum(left.abs(), right.abs())
+            if bool(((left - right).abs() > SMALL * scale + 1e-12).any()):
+                return True
+    return False
