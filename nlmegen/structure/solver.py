@@ -61,15 +61,15 @@ class Solver:
             if value not in legal:
                 words = ", ".join(repr(x) for x in legal)
                 raise ModelError(f"Solver({name}={value!r}): expected one of {words}")
-        if not 1e-13 <= self.rtol <= 1e-2:
-            raise ModelError(
-                f"Solver(rtol={self.rtol!r}): expected a number from 1e-13 to 0.01, for example 1e-7"
-            )
-        if not 0 < self.floor <= 1:
-            raise ModelError(
-                f"Solver(floor={self.floor!r}): expected a number above 0 and at most 1, for example 1e-3"
-            )
-        if self.threads < 1:
-            raise ModelError(f"Solver(threads={self.threads!r}): expected 1 or more")
-        if self.max_steps < 1:
-            raise ModelError(f"Solver(max_steps={self.max_steps!r}): expected 1 or more, for example 10000")
+        for name, low, high in (("rtol", 1e-13, 1e-2), ("floor", 1e-300, 1.0)):
+            value, usual = getattr(self, name), getattr(type(self), name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+                raise ModelError(
+                    f"Solver({name}={value!r}): expected a number from {low:g} to {high:g}; {usual:g} unless given"
+                )
+        for name in ("max_steps", "threads"):
+            value, usual = getattr(self, name), getattr(type(self), name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ModelError(
+                    f"Solver({name}={value!r}): expected a whole number of at least 1; {usual} unless given"
+                )

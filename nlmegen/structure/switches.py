@@ -18,8 +18,8 @@ from nlmegen.structure.derive import evaluate, topological
 from nlmegen.structure.equations import Equations
 from nlmegen.structure.symbols import Symbol
 
-TRIALS, NEAR, SMALL = 5, 1e-9, 1e-6
-"""Random places; how near to the switch its two sides are compared; relative difference that is no jump."""
+TRIALS, NEAR, SMALL = 5, 1e-9, 1e-9
+"""Random places; how near to the switch its two sides are compared; relative difference that is rounding."""
 
 
 def jumps(equations: Equations) -> set[str]:
@@ -70,11 +70,16 @@ def _jumps(equations: Equations, difference: Symbol, moving: Symbol) -> bool:
             middle = (low + high) / 2
             same = (at(middle, [difference])[0] > 0) == before
             low, high = torch.where(same, middle, low), torch.where(same, high, middle)
-        size = NEAR * (1e-3 + low.abs())
-        for left, right in zip(
-            at(low - size, list(equations.rates)), at(high + size, list(equations.rates)), strict=True
-        ):
-            scale = torch.maximum(left.abs(), right.abs())
-            if bool(((left - right).abs() > SMALL * scale + 1e-12).any()):
+        apart = []
+        for size in (NEAR * (1e-3 + low.abs()), NEAR / 16 * (1e-3 + low.abs())):
+            sides = zip(
+                at(low - size, list(equations.rates)), at(high + size, list(equations.rates)), strict=True
+            )
+            apart.append(
+                [((left - right).abs(), torch.maximum(left.abs(), right.abs())) for left, right in sides]
+            )
+        # a jump stays as the two sides close in on it; what a slope leaves between them shrinks with their distance
+        for (far, _), (close, scale) in zip(*apart, strict=True):
+            if bool(((close > 0.5 * far) & (close > SMALL * scale)).any()):
                 return True
     return False

@@ -139,6 +139,9 @@ def test_bioavailability_of_an_infusion_is_refused() -> None:
         dict(floor=2.0),
         dict(max_steps=0),
         dict(threads=0),
+        dict(max_steps=1.5),
+        dict(rtol="tight"),
+        dict(floor=True),
     ],
 )
 def test_settings_outside_their_range_are_refused(wrong) -> None:
