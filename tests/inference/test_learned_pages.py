@@ -39,7 +39,7 @@ def responding() -> nl.Population:
 @pytest.mark.parametrize("name", ["michaelis_menten_neural", "indirect_response_neural"])
 def test_the_gradient_in_the_weights_passes_the_solver(name, route, eliminated, responding) -> None:
     if route == "compiled":
-        pytest.importorskip("numba")
+        pytest.importorskip("llvmlite")
     model = nl.load_model(name).with_solver(
         nl.Solver(route=route, rtol=1e-9 if route == "compiled" else 1e-7)
     )
