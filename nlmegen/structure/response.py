@@ -13,7 +13,7 @@ is run at second order; with network weights the discrete adjoint takes its plac
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 
 LABOURS = 0.25
 """Share of rows in which explicit steps fail from which a page is solved by the stiff method at once."""
+
+FIRST_TRY, FIRST_TRY_PER_POINT = 1000, 30
+"""Explicit steps, and how many more for each point of the timeline, after which `auto` takes a row for stiff: below
+`max_steps`, because steps that never run out of it can cost a hundred times those of the stiff method."""
 
 FEWEST = 8
 """Rows of which that share is taken, at least: one odd subject is no reason."""
@@ -136,8 +140,12 @@ class Rows:
     def _solve(self, p: Tensor, order: int) -> Solution:
         kernels, method = self.kernels, self.solver.method
         first = "stiff" if method == "stiff" or (method == "auto" and kernels.labours) else "explicit"
+        solver = self.solver
+        if method == "auto" and first == "explicit" and not kernels.no_stiff:
+            most = FIRST_TRY + FIRST_TRY_PER_POINT * self.timeline.kind.shape[-1]
+            solver = replace(solver, max_steps=min(most, solver.max_steps))
         solved = kernels.of(order, first).solve(
-            p, self.weights, self.timeline, self.who, self.solver, self.solver.threads
+            p, self.weights, self.timeline, self.who, solver, solver.threads
         )
         values, status = solved.components, solved.status
         stiff = torch.full_like(status, first == "stiff", dtype=torch.bool)
