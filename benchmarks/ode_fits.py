@@ -138,7 +138,7 @@ def main() -> None:
         print(f"{title:<28}" + "".join(f"{c:>11}" for c in [*cells, f"{first - whole[1]:.0f}"]), flush=True)
         if not (exact.converged and fit.converged):
             print(f"    {exact.reason}; {fit.reason}")
-        for note in page.structure.notes():
+        for note in fit.notes:
             print(f"    {note}")
 
 

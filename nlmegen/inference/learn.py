@@ -14,15 +14,7 @@ import torch
 from torch import Tensor
 
 from ..model.problem import Problem
-from .transport import Chart
-from .vem import (
-    Variational,
-    expectation_step,
-    gaussian_bound,
-    maximisation_step,
-    require_finite,
-    start_at,
-)
+from .vem import Variational, alternate, gaussian_bound, maximised
 from .weights import FLAT, Linear
 
 STEP_LIMIT = 0.5
@@ -103,23 +95,13 @@ def learn_on_the_bound(
     Raises:
         FitError: when the bound is not finite at the start.
     """
-    at = start_at(problem, free)
-    require_finite(problem, at)
-    calm, previous = 0, -math.inf
-    for k in range(iterations):
-        for _ in range(8 if k == 0 else 2):
-            at = expectation_step(problem, at)
-        problem, at, _ = bound_step(problem, at)
-        variance = at.covariance.diagonal(dim1=-2, dim2=-1)
-        at = maximisation_step(problem, Chart.of(problem, problem.omega(at.free), variance), at)
-        total = float(penalised(problem, at.bound.sum()))
-        if report is not None:
-            report(k + 1, at)
-        calm = calm + 1 if total - previous < tolerance else 0
-        previous = total
-        if calm == 3:
-            break
-    return problem, at
+    return alternate(problem, free, _learned, iterations, tolerance, patience=3, report=report)
+
+
+def _learned(problem: Problem, at: Variational) -> tuple[Problem, Variational, float]:
+    problem, at, _ = bound_step(problem, at)
+    at = maximised(problem, at)
+    return problem, at, float(penalised(problem, at.bound.sum()))
 
 
 # -- importance-weighted draws --------------------------------------------------------------------------------------

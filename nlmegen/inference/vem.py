@@ -229,25 +229,69 @@ def variational_em(
     Raises:
         FitError: when the bound is not finite at the start.
     """
+    return alternate(
+        problem, free, _maximised, iterations, tolerance, patience=2, inner=inner, first=first, report=report
+    )[1]
+
+
+Step = Callable[["Problem", Variational], tuple["Problem", Variational, float]]
+"""What follows the E-steps of an iteration: the problem, where it is, and the objective that is to gain."""
+
+
+def alternate(
+    problem: Problem,
+    free: Tensor,
+    step: Step,
+    iterations: int,
+    tolerance: float,
+    *,
+    patience: int,
+    inner: int = 2,
+    first: int = 8,
+    report: Callable[[int, Variational], None] | None = None,
+) -> tuple[Problem, Variational]:
+    """E-steps and `step` in turns, until the objective gains less than `tolerance`, `patience` times in a row.
+
+    Args:
+        problem, free: where to start.
+        step: what follows the E-steps.
+        iterations: at most.
+        tolerance: in log likelihood units.
+        patience: iterations in a row.
+        inner: E-steps an iteration; `first` before the first step.
+        report: called with the iteration and where it is.
+
+    Raises:
+        FitError: when the bound is not finite at the start.
+    """
     at = start_at(problem, free)
-    require_finite(problem, at)
+    _require_finite(problem, at)
     calm, previous = 0, -math.inf
     for k in range(iterations):
         for _ in range(first if k == 0 else inner):
             at = expectation_step(problem, at)
-        variance = at.covariance.diagonal(dim1=-2, dim2=-1)
-        at = maximisation_step(problem, Chart.of(problem, problem.omega(at.free), variance), at)
-        total = float(at.bound.sum())
+        problem, at, total = step(problem, at)
         if report is not None:
             report(k + 1, at)
         calm = calm + 1 if total - previous < tolerance else 0
         previous = total
-        if calm == 2:
+        if calm == patience:
             break
-    return at
+    return problem, at
 
 
-def require_finite(problem: Problem, at: Variational) -> None:
+def maximised(problem: Problem, at: Variational) -> Variational:
+    """The M-step in the chart that suits the present spread of the q."""
+    variance = at.covariance.diagonal(dim1=-2, dim2=-1)
+    return maximisation_step(problem, Chart.of(problem, problem.omega(at.free), variance), at)
+
+
+def _maximised(problem: Problem, at: Variational) -> tuple[Problem, Variational, float]:
+    at = maximised(problem, at)
+    return problem, at, float(at.bound.sum())
+
+
+def _require_finite(problem: Problem, at: Variational) -> None:
     """Raise a FitError that names the subjects whose bound is not finite."""
     lost = (~at.bound.isfinite()).nonzero().flatten()
     if not len(lost):

@@ -165,8 +165,8 @@ class Model(nn.Module):
             )
         other = copy.copy(self)
         other.__dict__["_weights"] = weights
-        if isinstance(self.structure, Stepped):
-            other.__dict__["structure"] = self.structure.on(cast(Page, other))
+        if self.stepped:
+            other.__dict__["structure"] = self.structure.on(other)
         return other
 
     def with_solver(self, solver: Solver) -> Self:

@@ -79,7 +79,7 @@ class Problem:
 
     def __init__(self, model: Model, population: Population) -> None:
         self.model, self.population, self.layout = model, population, model.layout
-        self.structure, self.eta_names = model.structure, model.eta_names
+        self.structure, self.eta_names = model.structure.afresh(), model.eta_names
         self.q = len(self.eta_names)
         self.n_subjects = population.n_subjects
         if not self.n_subjects:
@@ -163,7 +163,7 @@ class Problem:
         """The same problem at other network weights, through which gradients pass."""
         other = copy.copy(self)
         other.model = self.model.with_weights(weights)
-        other.structure = other.model.structure
+        other.structure = self.structure.on(other.model)
         return other
 
     def full(self, free: Tensor) -> Tensor:

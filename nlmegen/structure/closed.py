@@ -52,6 +52,14 @@ class Structure(ABC):
     def describe(self) -> str:
         """One line in words."""
 
+    def on(self, page: Any) -> Structure:
+        """The same structure for the same page at other network weights."""
+        return self
+
+    def afresh(self) -> Structure:
+        """The same structure with nothing recorded."""
+        return self
+
     def notes(self) -> list[str]:
         """What a fit should say of how the amounts were computed."""
         return []

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from nlmegen.maths.taylor import Number, Taylor
+from nlmegen.structure.batch import Compiled
 from nlmegen.structure.equations import Equations
-from nlmegen.structure.response import Kernels, Response
+from nlmegen.structure.response import Response
 from nlmegen.structure.schedule import Schedule
-from nlmegen.structure.solver import Solver
 from nlmegen.structure.timeline import Moved, Timeline
 
 Dosing = Callable[[Mapping[str, Number]], Mapping[int, Moved]]
@@ -33,31 +33,27 @@ class Amounts(Mapping[str, Number]):
     """Amounts by compartment at the observations, put together when they are read.
 
     Args:
-        kernels: of the page.
-        solver: settings.
+        page: the page.
         p: individual parameters by name, constant in time: tensors or Taylor numbers `[*draw, subject or 1, 1]`.
-        weights: network weights `[W]`.
         schedule: doses and times.
         dosing: what the page does to doses, or None.
     """
 
     def __init__(
         self,
-        kernels: Kernels,
-        solver: Solver,
+        page: Compiled,
         p: Mapping[str, Number],
-        weights: Tensor,
         schedule: Schedule,
         dosing: Dosing | None,
     ) -> None:
-        equations = kernels.equations
+        equations = page.kernels.equations
         self.compartments = equations.compartments
         whole, places = schedule.root
         timeline: Timeline | Callable[[Tensor, Tensor], Timeline] = whole.timeline
         if dosing is not None:
             timeline = partial(_moved_timeline, equations, whole.essential, dosing)
         numbers = [p[name] for name in equations.parameters]
-        self.response = Response(kernels, solver, numbers, weights, timeline, places)
+        self.response = Response(page, numbers, timeline, places)
         self.status = self.response.status
         self._amounts: dict[str, Number] = {}
 
@@ -92,20 +88,16 @@ def carrying(equations: Equations) -> Equations:
 
 
 def by_segments(
-    kernels: Kernels,
-    solver: Solver,
+    page: Compiled,
     p: Mapping[str, Number],
-    weights: Tensor,
     schedule: Schedule,
     initial: Initial,
 ) -> tuple[list[Number], Tensor]:
     """Amounts at the observations for parameters that differ from segment to segment.
 
     Args:
-        kernels: of the page's `carrying` equations.
-        solver: settings.
+        page: the page with its `carrying` equations.
         p: individual parameters by name `[*draw, subject or 1, 1 or event]`, values by segment.
-        weights: network weights `[W]`.
         schedule: doses and times.
         initial: the amounts at the start of a subject, and after a reset.
 
@@ -127,7 +119,7 @@ def by_segments(
             state = [keep * x + (1.0 - keep) * y for x, y in zip(state, initial(now), strict=True)]
         state = [x if b is None else x + b[:, e : e + 1] for x, b in zip(state, schedule.bolus, strict=True)]
         numbers = [*(now[name] for name in p), *state]
-        response = Response(kernels, solver, numbers, weights, whole.segment_timelines[e], places)
+        response = Response(page, numbers, whole.segment_timelines[e], places)
         here = schedule.segment == e
         seen = [response.amount(i) for i in range(len(state))]
         parts = [x[..., :-1] for x in seen]

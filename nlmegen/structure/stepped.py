@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 import importlib.util
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -21,10 +20,10 @@ from torch import Tensor
 
 from nlmegen.errors import DataError, ModelError
 from nlmegen.maths.taylor import Number, Taylor
+from nlmegen.structure.batch import Compiled, Kernels, Record
 from nlmegen.structure.closed import Structure
 from nlmegen.structure.compiled import Amounts, by_segments, carrying
 from nlmegen.structure.equations import Equations
-from nlmegen.structure.response import Kernels
 from nlmegen.structure.schedule import Schedule
 from nlmegen.structure.solver import Solver
 from nlmegen.structure.switches import jumps
@@ -33,19 +32,6 @@ from nlmegen.structure.timeline import Moved, Timeline, at_segments
 from nlmegen.structure.trace import Untraceable
 
 NO_COMPILER = 'llvmlite is not installed (pip install "nlmegen[fast]" brings it)'
-
-
-@dataclass
-class Record:
-    """What a structure has done so far, for the notes of a fit.
-
-    Attributes:
-        routes: rows solved by each route.
-        failed: rows that no method could solve.
-    """
-
-    routes: dict[str, int] = field(default_factory=dict)
-    failed: int = 0
 
 
 class Solved(dict[str, Number]):
@@ -104,17 +90,22 @@ class Stepped(Structure):
             moved = frozenset(equations.parameters.index(name) for name in found.dosing_parameters)
             self.kernels, self.carrying = Kernels(equations, moved), Kernels(carrying(equations))
 
-    def on(self, page: Page) -> Stepped:
+    def on(self, page: Any) -> Stepped:
         """The same structure for the same page at other network weights."""
         other = copy.copy(self)
         other.page = page
         return other
 
+    def afresh(self) -> Stepped:
+        """The same structure with nothing recorded; equations and machine code are shared."""
+        other = copy.copy(self)
+        other.record = Record()
+        return other
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Stepped:
         """A structure for a copy of the page; equations and machine code do not change, and are shared."""
-        other = copy.copy(self)
-        memo[id(self)] = other
-        other.page, other.record = copy.deepcopy(self.page, memo), Record()
+        memo[id(self)] = other = self.afresh()
+        other.page = copy.deepcopy(self.page, memo)
         return other
 
     # -- solving --------------------------------------------------------------------------------------------------
@@ -142,10 +133,12 @@ class Stepped(Structure):
         assert self.equations is not None
         if not varying:
             dosing = self._dosing if self.dosed else None
-            return Amounts(self.kernels, self.solver, numbers, self.page.weights, schedule, dosing)
+            page = Compiled(self.kernels, self.solver, self.page.weights, self.record)
+            return Amounts(page, numbers, schedule, dosing)
         own = {name: numbers[name] for name in self.equations.parameters}
         initial = self._system().initial
-        solved, status = by_segments(self.carrying, self.solver, own, self.page.weights, schedule, initial)
+        page = Compiled(self.carrying, self.solver, self.page.weights, self.record)
+        solved, status = by_segments(page, own, schedule, initial)
         return Solved(zip(self.compartments, solved, strict=True), status)
 
     def route(self, varying: bool = False) -> str:
@@ -233,10 +226,12 @@ class Stepped(Structure):
         if "compiled" in routes:
             how = "the stiff method" if self._stiff_alone else "explicit steps"
             words.append(f"the differential equations ran compiled, by {how}")
-            stiff = self.kernels.stiff_rows + self.carrying.stiff_rows
-            if stiff and not self._stiff_alone:
-                words.append(f"explicit steps were too many {stiff} times; the stiff method took over")
-            if reason := self.kernels.no_stiff or self.carrying.no_stiff:
+            if self.record.stiff and not self._stiff_alone:
+                words.append(
+                    f"for {self.record.stiff} solves of one subject explicit steps were too many; "
+                    "the stiff method took over"
+                )
+            if reason := self.record.no_stiff:
                 words.append(
                     f"explicit steps were too many, and there was no stiff method to take over: {reason}"
                 )
@@ -248,8 +243,8 @@ class Stepped(Structure):
         words += self._switches if routes else ()
         if self.record.failed:
             words.append(
-                f"{self.record.failed} solves failed along the way (too many or too small steps, or numbers that are "
-                "not finite) and counted as impossible"
+                f"{self.record.failed} solves of one subject failed along the way (too many or too small steps, or "
+                "numbers that are not finite) and counted as impossible"
             )
         return words
 
@@ -272,7 +267,7 @@ class Stepped(Structure):
 
     @property
     def _stiff_alone(self) -> bool:
-        return self.solver.method == "stiff" or self.kernels.labours
+        return self.solver.method == "stiff" or self.record.labours
 
     def describe(self) -> str:
         """One line: the compartments and the parameters."""

@@ -10,6 +10,8 @@ from torch import exp
 
 import nlmegen as nl
 from nlmegen.model.problem import Problem
+from nlmegen.structure.batch import Kernels
+from nlmegen.structure.trace import Untraceable
 
 pytest.importorskip("llvmlite")
 
@@ -189,6 +191,37 @@ def test_where_explicit_steps_are_too_many_the_stiff_method_takes_over() -> None
     assert any("the stiff method took over" in words for words in stepped.structure.notes())
 
 
+def test_without_a_stiff_method_explicit_steps_get_all_of_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first try ends early; where nothing can take over, the cap is the one that was asked for."""
+    of = Kernels.of
+
+    def explicit_alone(kernels: Kernels, order: int, method: str):
+        if method == "stiff":
+            raise Untraceable("too large")
+        return of(kernels, order, method)
+
+    monkeypatch.setattr(Kernels, "of", explicit_alone)
+    page = Oral().as_ode(nl.Solver(route="compiled", max_steps=100_000))
+    problem = nl.Problem(page, histories(varying=False))
+    eta = torch.zeros(4, 3, dtype=torch.float64)
+    eta[1, 2] = 6.5  # ka = 800: more steps than a first try has
+    assert not bool(problem.unsolved(eta, problem.values(problem.start)).any())
+    assert any("no stiff method to take over: too large" in words for words in problem.structure.notes())
+
+
+def test_every_problem_keeps_its_own_record() -> None:
+    page = Oral().as_ode(nl.Solver(route="compiled"))
+    one, two = (nl.Problem(page, histories(varying=False)) for _ in range(2))
+    eta = torch.zeros(4, 3, dtype=torch.float64)
+    eta[1, 2] = 12.0
+    before = two.structure.notes()
+    one.with_weights(one.weights).select(torch.tensor([1])).predict(eta[1:2], one.values(one.start))
+    assert any("took over" in words for words in one.structure.notes())
+    assert two.structure.notes() == before
+    assert page.structure.notes() == []
+    assert two.structure.kernels is one.structure.kernels
+
+
 def test_rows_do_not_depend_on_each_other() -> None:
     data = histories(varying=False)
     problem = nl.Problem(Oral().as_ode(nl.Solver(route="compiled")), data)
@@ -244,7 +277,7 @@ def test_weights_have_gradients_under_both_methods_at_once(order: int) -> None:
 
     weights = problem.weights.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(total(weights), weights)
-    assert problem.structure.kernels.stiff_rows > 0
+    assert problem.structure.record.stiff > 0
     for k in range(0, len(weights), 3):
         step = 1e-4 * torch.eye(len(weights), dtype=torch.float64)[k]
         far = float(total(problem.weights + 2 * step) - total(problem.weights - 2 * step))
