@@ -25,10 +25,14 @@ if TYPE_CHECKING:
     from nlmegen.data.nonmem import read_nonmem, write_nonmem
     from nlmegen.data.population import Population
     from nlmegen.errors import DataError, FitError, ModelError, Status
-    from nlmegen.fit import Fit, compare, fit
+    from nlmegen.exchange import read_nonmem_run
+    from nlmegen.fit import Fit, compare, fit, likelihood_ratio
+    from nlmegen.inference.agq import AGQ, Laplace
     from nlmegen.inference.elbo import ELBO
-    from nlmegen.inference.foce import FOCEI
+    from nlmegen.inference.foce import FO, FOCE, FOCEI
+    from nlmegen.inference.imp import Importance
     from nlmegen.inference.marginal import quadrature
+    from nlmegen.inference.saem import SAEM
     from nlmegen.model.catalogue import list_models, load_model
     from nlmegen.model.endpoints import Additive, Combined, LogNormal, Proportional
     from nlmegen.model.neural import Neural
@@ -36,6 +40,9 @@ if TYPE_CHECKING:
     from nlmegen.model.parameters import Omega, Theta
     from nlmegen.model.problem import Problem
     from nlmegen.report.html import report
+    from nlmegen.resample.bootstrap import bootstrap
+    from nlmegen.resample.profile import profile
+    from nlmegen.resample.sir import sir
     from nlmegen.results import load_fit, save_fit
     from nlmegen.simulate.cohort import Cohort
     from nlmegen.simulate.regimen import Regimen
@@ -60,8 +67,11 @@ _PLACES = {
     "nlmegen.data.nonmem": ("read_nonmem", "write_nonmem"),
     "nlmegen.data.check": ("check_table",),
     "nlmegen.data.catalogue": ("load_data", "list_data"),
-    "nlmegen.fit": ("fit", "Fit", "compare"),
-    "nlmegen.inference.foce": ("FOCEI",),
+    "nlmegen.fit": ("fit", "Fit", "compare", "likelihood_ratio"),
+    "nlmegen.inference.foce": ("FO", "FOCE", "FOCEI"),
+    "nlmegen.inference.agq": ("Laplace", "AGQ"),
+    "nlmegen.inference.saem": ("SAEM",),
+    "nlmegen.inference.imp": ("Importance",),
     "nlmegen.inference.elbo": ("ELBO",),
     "nlmegen.inference.marginal": ("quadrature",),
     "nlmegen.simulate.regimen": ("Regimen",),
@@ -69,6 +79,10 @@ _PLACES = {
     "nlmegen.simulate.trial": ("simulate",),
     "nlmegen.check.residuals": ("residuals",),
     "nlmegen.check.vpc": ("vpc",),
+    "nlmegen.exchange": ("read_nonmem_run",),
+    "nlmegen.resample.bootstrap": ("bootstrap",),
+    "nlmegen.resample.sir": ("sir",),
+    "nlmegen.resample.profile": ("profile",),
     "nlmegen.results": ("save_fit", "load_fit"),
     "nlmegen.report.html": ("report",),
     "nlmegen.errors": ("DataError", "ModelError", "FitError", "Status"),
@@ -76,8 +90,12 @@ _PLACES = {
 _PLACE_OF = {name: place for place, names in _PLACES.items() for name in names}
 
 __all__ = [
+    "AGQ",
     "ELBO",
+    "FO",
+    "FOCE",
     "FOCEI",
+    "SAEM",
     "Additive",
     "Cohort",
     "Combined",
@@ -85,6 +103,8 @@ __all__ = [
     "Dose",
     "Fit",
     "FitError",
+    "Importance",
+    "Laplace",
     "LogNormal",
     "Model",
     "ModelError",
@@ -101,20 +121,25 @@ __all__ = [
     "ThreeCompartment",
     "TwoCompartment",
     "__version__",
+    "bootstrap",
     "check_table",
     "compare",
     "fit",
+    "likelihood_ratio",
     "list_data",
     "list_models",
     "load_data",
     "load_fit",
     "load_model",
+    "profile",
     "quadrature",
     "read_nonmem",
+    "read_nonmem_run",
     "report",
     "residuals",
     "save_fit",
     "simulate",
+    "sir",
     "vpc",
     "write_nonmem",
 ]

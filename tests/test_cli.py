@@ -139,9 +139,10 @@ def test_set_help_lists_the_options(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--method", "saem"), "method saem is not built yet; use one of: elbo, focei"),
+        (("--method", "saem,imp"), "no method 'saem,imp'"),
+        (("--method", "fo+fo"), "a chain takes each method once"),
         (("--method", "foci"), "Did you mean 'focei'?"),
-        (("--compare", "laplace"), "method laplace is not built yet"),
+        (("--compare", "laplas"), "Did you mean 'laplace'?"),
         (("--method", "focei", "--compare", "focei"), "that is the method already"),
         (
             ("--method", "focei", "--seed", "1"),

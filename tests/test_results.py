@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,9 +20,9 @@ from torch import exp
 
 import nlmegen as nl
 from nlmegen.fit import Fit
+from nlmegen.model.pagetext import page_text
 from nlmegen.results import load_fit, save
-from nlmegen.results.facts import individuals
-from nlmegen.results.pagetext import page_text
+from nlmegen.results.facts import facts, individuals
 
 REFERENCE_SCALE = 70.0
 
@@ -75,6 +77,8 @@ def test_the_folder_holds_what_is_promised(folder: Path) -> None:
     assert names == {
         "fit.json",
         "parameters.csv",
+        "covariance.csv",
+        "correlation.csv",
         "individuals.csv",
         "predictions.csv",
         "model.py",
@@ -126,6 +130,37 @@ def test_fit_json_keeps_every_digit(fitted: Fit, folder: Path) -> None:
     assert content["ofv"] == pytest.approx(104.3221, abs=1e-3)
 
 
+def test_the_matrices_of_the_estimates_are_there_and_come_back(fitted: Fit, folder: Path) -> None:
+    again = load_fit(folder, model=nl.load_model("theophylline"))
+    for name in ("covariance", "correlation"):
+        written = pd.read_csv(folder / f"{name}.csv", index_col="name")
+        pd.testing.assert_frame_equal(written, getattr(fitted, name), rtol=1e-12)
+        pd.testing.assert_frame_equal(getattr(again, name), getattr(fitted, name))
+    se = fitted.parameters["se"]
+    assert np.sqrt(np.diag(written.loc[list(se.index), list(se.index)])) == pytest.approx(np.ones(len(se)))
+    assert np.sqrt(np.diag(fitted.covariance)) == pytest.approx(se.to_numpy())
+
+
+def test_without_standard_errors_there_are_no_matrices(fitted: Fit, quick: None, tmp_path: Path) -> None:
+    plain = nl.fit(fitted.model, fitted.population, nl.FOCEI(evaluate=True))
+    assert plain.covariance is None
+    assert plain.correlation is None
+    names = tree(nl.save_fit(plain, tmp_path / "plain"))
+    assert not {"covariance.csv", "correlation.csv"} & set(names)
+
+
+def test_what_is_not_identified_and_priors_are_in_fit_json(fitted: Fit) -> None:
+    content = facts(_with(fitted, penalty=3.5, identifiability=["the data determine a*b"]))
+    assert content["penalty"] == 3.5
+    assert "the data determine a*b" in content["notes"]
+
+
+def _with(fitted: Fit, **changes: Any) -> Fit:
+    changed = copy.copy(fitted)
+    changed.__dict__.update(changes)
+    return changed
+
+
 def test_the_tables_repeat_the_fit(fitted: Fit, folder: Path) -> None:
     parameters = pd.read_csv(folder / "parameters.csv", index_col="name")
     assert list(parameters.index) == list(fitted.parameters.index)
@@ -171,7 +206,7 @@ def same(one: Fit, two: Fit) -> None:
     assert one.population.time_unit == two.population.time_unit
     k = 50
     pd.testing.assert_frame_equal(
-        one.posterior(k=k, seed=3).table(), two.posterior(k=k, seed=3).table(), check_exact=True
+        one.posterior(k=k, seed=3).table(), two.posterior(k=k, seed=3).table(), rtol=1e-9
     )
 
 
@@ -202,7 +237,7 @@ def test_a_variational_fit_comes_back_with_its_encoder(tmp_path: Path) -> None:
     same(back, fitted)
     new = data.select([0, 3])
     pd.testing.assert_frame_equal(
-        back.posterior(new, k=100).table(), fitted.posterior(new, k=100).table(), check_exact=True
+        back.posterior(new, k=100).table(), fitted.posterior(new, k=100).table(), rtol=1e-9
     )
 
 

@@ -1,20 +1,28 @@
-"""Normalised prediction distribution errors: where each observation stands among simulations of it.
+"""Residuals by simulation: where each observation stands among simulations of it, without linearising the model.
 
 For subject i with observations y_i and K simulated records y_i^k from the fitted model (both on the scale of
-the residual model), m and V the mean and covariance of the simulations and V = L L',
+the residual model), m and V the mean and covariance of the simulations and B a root, B B' = V,
 
-    y* = L^-1 (y - m),    y^k* = L^-1 (y^k - m),    pde_ij = mean_k [ y^k*_ij < y*_ij ],    npde = Phi^-1(pde)
+    y* = B^-1 (y - m),    y^k* = B^-1 (y^k - m),    pde_ij = mean_k [ y^k*_ij < y*_ij ],    npde = Phi^-1(pde)
 
 Under the true model npde is N(0, 1), and uncorrelated within a subject (Brendel et al. 2006,
-doi:10.1007/s11095-006-9067-5; Comets, Brendel & Mentre 2008, doi:10.1016/j.cmpb.2007.12.002, whose Cholesky
-root and edges 1/2K, 1 - 1/2K are used here). npd is the same without decorrelation: it keeps the time of a
-misfit, and is correlated within a subject.
+doi:10.1007/s11095-006-9067-5; Comets, Brendel & Mentre 2008, doi:10.1016/j.cmpb.2007.12.002, whose edges 1/2K,
+1 - 1/2K are used here). npd is the same without decorrelation: it keeps the time of a misfit, and is correlated
+within a subject.
+
+B is the Cholesky factor, as in those papers (each observation is freed of the earlier ones), or the symmetric
+root, which treats all alike: NONMEM's NPDE and EWRES take the latter unless WRESCHOL is given on $TABLE.
+
+    pwres = V^(-1/2) (y - m), the symmetric root
+
+are Monolix's population weighted residuals (https://monolixsuite.slp-software.com/monolix/2024R1/scatter-plot-of-residuals)
+and NONMEM's EWRES: mean 0 and covariance I under the true model, but not normal where the model is not linear.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +32,7 @@ from scipy import special, stats
 from torch import Tensor
 
 from nlmegen.check.records import observations
-from nlmegen.errors import FitError
+from nlmegen.errors import DataError, FitError
 from nlmegen.simulate.draws import draw_eta, generator, whole
 
 if TYPE_CHECKING:
@@ -52,13 +60,17 @@ class Npde:
     Attributes:
         npde: [N, T] decorrelated, missing where padded.
         npd: [N, T] not decorrelated.
-        table: One row an observation: id, time, dv, (dvid,) npd, npde.
+        epred: [N, T] mean of the simulated observations, on the scale of DV (NONMEM's EPRED).
+        pwres: [N, T] population weighted residuals.
+        table: One row an observation: id, time, dv, (dvid,) epred, pwres, npd, npde.
         draws: Number of simulations of a subject, where its record is not too long for them.
         notes: What was done otherwise for subjects with long records.
     """
 
     npde: npt.NDArray[np.float64]
     npd: npt.NDArray[np.float64]
+    epred: npt.NDArray[np.float64]
+    pwres: npt.NDArray[np.float64]
     table: pd.DataFrame
     draws: int
     notes: tuple[str, ...] = ()
@@ -99,19 +111,22 @@ def uniformity(scores: npt.ArrayLike) -> pd.DataFrame:
     )
 
 
-def npde(fit: Fit, draws: int = 1000, seed: int = 0) -> Npde:
+def npde(
+    fit: Fit, draws: int = 1000, seed: int = 0, root: Literal["cholesky", "symmetric"] = "cholesky"
+) -> Npde:
     """Return the prediction distribution errors of a fit, from simulations of its own records.
 
     A record of n observations needs more than 2n draws for its covariance. Where `draws` are fewer, that subject gets
-    20n of its own; beyond 1000 observations that is too much, and its npde is missing (its npd is not).
+    20n of its own; beyond 1000 observations that is too much, and its npde and pwres are missing (its npd is not).
 
     Args:
         fit: A `Fit`.
         draws: Simulations K, 2 or more.
         seed: Seed of the simulations.
+        root: The root that decorrelates for npde: "cholesky" (Comets et al. 2008) or "symmetric" (NONMEM's default).
 
     Raises:
-        DataError: Draws or a seed that are no whole numbers.
+        DataError: Draws or a seed that are no whole numbers, a root of another name.
         FitError: Simulations that do not vary (no residual error).
 
     Example:
@@ -121,29 +136,40 @@ def npde(fit: Fit, draws: int = 1000, seed: int = 0) -> Npde:
         ['mean', 'variance', 'ks', 'global']
     """
     draws = whole("draws", draws, 2)
+    if root not in ("cholesky", "symmetric"):
+        raise DataError(f'root: expected "cholesky" or "symmetric", got {root!r}')
     problem, values = fit.problem, fit.values
     mask = problem.observed
     count = mask.sum(-1)
     short = 2 * count + 2 > draws
     lost = short & (count > _LONGEST)
     raw = torch.full(mask.shape, torch.nan, dtype=torch.float64)
-    decorrelated = raw.clone()
+    decorrelated, expected, weighted = raw.clone(), raw.clone(), raw.clone()
+
+    def fill(i: int, seen: Tensor, y: Tensor, sims: Tensor) -> None:
+        whitened = decorrelate(y, sims, "symmetric")
+        weighted[i, seen] = whitened[0]
+        decorrelated[i, seen] = normal_score(
+            *(whitened if root == "symmetric" else decorrelate(y, sims, "cholesky"))
+        )
+
     size = max(1, min(_SUBJECTS, _NUMBERS // (draws * max(1, mask.shape[-1]))))
     for block, start in enumerate(range(0, len(mask), size)):
         index = torch.arange(start, min(start + size, len(mask)))
         part = problem.select(index)
         simulated = _simulate(part, values, draws, generator(seed, "npde", block))
+        expected[index] = torch.where(mask[index], part.natural(simulated).mean(0), torch.nan)
         for k, i in enumerate(index.tolist()):
             seen = mask[i]
             y, sims = part.y[k, seen], simulated[:, k, seen]
             raw[i, seen] = normal_score(y, sims)
             if not short[i]:
-                decorrelated[i, seen] = normal_score(*decorrelate(y, sims))
+                fill(i, seen, y, sims)
     for i in torch.nonzero(short & ~lost).flatten().tolist():
         part, seen = problem.select(torch.tensor([i])), mask[i]
         source = generator(seed, "npde of a long record", i)
         sims = _simulate(part, values, _EACH * int(count[i]), source)[:, 0, seen]
-        decorrelated[i, seen] = normal_score(*decorrelate(part.y[0, seen], sims))
+        fill(i, seen, part.y[0, seen], sims)
     notes: tuple[str, ...] = ()
     if bool(lost.any()):
         who = ", ".join(fit.population.ids[i] for i in torch.nonzero(lost).flatten().tolist()[:5])
@@ -151,11 +177,14 @@ def npde(fit: Fit, draws: int = 1000, seed: int = 0) -> Npde:
             f"npde is missing for {int(lost.sum())} of {len(mask)} subjects (id {who}):"
             f" more than {_LONGEST} observations",
         )
-    table = observations(fit.population).assign(npd=raw[mask].numpy(), npde=decorrelated[mask].numpy())
-    return Npde(decorrelated.numpy(), raw.numpy(), table, draws, notes)
+    columns = {"epred": expected, "pwres": weighted, "npd": raw, "npde": decorrelated}
+    table = observations(fit.population).assign(**{k: x[mask].numpy() for k, x in columns.items()})
+    return Npde(decorrelated.numpy(), raw.numpy(), expected.numpy(), weighted.numpy(), table, draws, notes)
 
 
-def decorrelate(y: Tensor, simulated: Tensor) -> tuple[Tensor, Tensor]:
+def decorrelate(
+    y: Tensor, simulated: Tensor, root: Literal["cholesky", "symmetric"] = "cholesky"
+) -> tuple[Tensor, Tensor]:
     """Return y [T] and simulated [K, T], less the mean of the simulations and divided by the root of their
     covariance.
 
@@ -163,14 +192,19 @@ def decorrelate(y: Tensor, simulated: Tensor) -> tuple[Tensor, Tensor]:
         FitError: The simulations do not vary.
     """
     mean = simulated.mean(0)
-    factor, failed = torch.linalg.cholesky_ex(torch.cov(simulated.T).reshape(simulated.shape[-1], -1))
+    cov = torch.cov(simulated.T).reshape(simulated.shape[-1], -1)
+    factor, failed = torch.linalg.cholesky_ex(cov)
     if bool(failed):
         raise FitError(
             "npde: simulated observations of a subject are not finite, or do not vary, or two of them vary as one;"
             " a model without residual error at some record cannot be checked this way"
         )
     both = torch.cat([y[None], simulated]) - mean
-    rotated = torch.linalg.solve_triangular(factor, both.T, upper=False).T
+    if root == "cholesky":
+        rotated = torch.linalg.solve_triangular(factor, both.T, upper=False).T
+    else:
+        value, vector = torch.linalg.eigh(cov)
+        rotated = both @ ((vector / value.sqrt()) @ vector.mT)
     return rotated[0], rotated[1:]
 
 

@@ -1,4 +1,4 @@
-"""Residuals of a fit: raw, individual weighted, weighted, conditional weighted.
+"""Residuals of a fit: raw, individual weighted, weighted, conditional weighted, and by simulation.
 
 With the linearisation of the model about eta*, `f(eta) ~ f(eta*) + J (eta - eta*)`, a subject's record is
 Gaussian with
@@ -7,8 +7,19 @@ Gaussian with
 
 and its weighted residuals are `C^(-1/2) (y - E)`: at eta* = 0 WRES, at the conditional mode CWRES (Hooker,
 Staatz & Karlsson 2007, doi:10.1007/s11095-007-9361-x). The root is the symmetric one, by eigenvalues, as
-NONMEM takes it. The residual variance R is taken at eta* where the fit lets eta and epsilon interact (FOCEI
-and everything after it; NONMEM calls this CWRESI) and at eta = 0 for FO and FOCE.
+NONMEM takes it unless WRESCHOL is given on $TABLE. R is taken at eta* where the fit lets eta and epsilon
+interact (FOCEI and everything after it) and at eta = 0 for FO and FOCE; so are the modes.
+
+NONMEM's columns (https://nmhelp.tingjieguo.com/$table.htm):
+
+| here | NONMEM | |
+|---|---|---|
+| `pred`, `res`, `wres` | PRED, RES, WRES | the same (NWRES without, WRESI with INTERACTION: R is that of eta = 0) |
+| `cwres` | CWRES of a run with INTERACTION | the same to the digits printed; R at the mode |
+| `ipred` | CIPREDI, or IPRED = F in the page | the same |
+| `iwres` | IRES / W where W is the residual SD | the same; W = F leaves sigma out |
+| `epred`, `pwres` | EPRED, EWRES | the same up to Monte Carlo error; ERES is dv - epred |
+| `npde` | NPDE | the same with `npde(fit, root="symmetric")`; here the Cholesky root of the R package npde |
 """
 
 from __future__ import annotations
@@ -16,6 +27,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
 from torch import Tensor
@@ -28,7 +40,7 @@ from nlmegen.simulate.draws import whole
 if TYPE_CHECKING:
     from nlmegen.fit import Fit
 
-COLUMNS = ("pred", "ipred", "res", "wres", "iwres", "cwres", "npde")
+COLUMNS = ("pred", "ipred", "epred", "res", "wres", "iwres", "cwres", "pwres", "npde")
 """The columns that `residuals` adds to a table."""
 
 _BLOCK = 4_000_000
@@ -42,17 +54,19 @@ def residuals(fit: Fit, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
     |---|---|
     | `pred` | prediction at eta = 0, on the scale of DV (for a log-normal endpoint the median) |
     | `ipred` | the same at the conditional mode (EBE) |
+    | `epred` | mean of the simulated observations |
     | `res` | y - f(0) |
     | `iwres` | (y - f(EBE)) / sqrt(R(EBE)) |
     | `wres` | C^(-1/2) (y - E), linearised at eta = 0 |
     | `cwres` | the same, linearised at the EBE |
+    | `pwres` | V^(-1/2) (y - m), mean and covariance of simulated observations: Monolix's PWRES, NONMEM's EWRES |
     | `npde` | normalised prediction distribution errors, by simulation (`check.npde`) |
 
     y and f are on the scale of the residual model: for a log-normal endpoint that is the logarithm.
 
     Args:
         fit: A `Fit`.
-        draws: Simulations for `npde`; 0 leaves that column missing.
+        draws: Simulations for `epred`, `pwres` and `npde`; 0 leaves these columns missing.
         seed: Seed of those simulations.
 
     Returns:
@@ -83,10 +97,10 @@ def residuals(fit: Fit, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
             )
         variance_zero = problem.variance(at_zero.f, values)[0].expand(y.shape)
         variance_mode = problem.variance(at_mode.f, values)[0].expand(y.shape)
-        interaction = fit.method not in ("fo", "foce")
+        interaction = fit.ofv_source not in ("fo", "foce")
         omega = values.omega
         mean_mode = at_mode.f - torch.einsum("qnt,nq->nt", at_mode.jac, mode)
-        shown = {
+        shown: dict[str, Tensor | npt.NDArray[np.float64]] = {
             "pred": problem.natural(at_zero.f),
             "ipred": problem.natural(at_mode.f),
             "res": y - at_zero.f,
@@ -98,13 +112,12 @@ def residuals(fit: Fit, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
         }
     table = fit.population.to_table()
     table.attrs = {"time_unit": fit.population.time_unit, "dv_unit": fit.population.dv_unit}
-    for name, value in shown.items():
-        table[name] = on_records(fit.population, value)
-    table["npde"] = np.nan
     if whole("draws", draws, 0):
         scores = npde(fit, draws, seed)
-        table["npde"] = on_records(fit.population, scores.npde)
+        shown |= {"epred": scores.epred, "pwres": scores.pwres, "npde": scores.npde}
         table.attrs["notes"] = scores.notes
+    for name in COLUMNS:
+        table[name] = on_records(fit.population, shown[name]) if name in shown else np.nan
     return table
 
 

@@ -1,4 +1,4 @@
-"""The command line: `nlmegen fit compare posterior simulate vpc check list new`.
+"""The command line: `nlmegen fit compare posterior simulate vpc bootstrap sir profile check list new`.
 
 Exit status 0: a usable result. 2: bad input, one message. 3: the estimation failed; what there is was kept.
 Arguments are read without any numerical library, so that `nlmegen --help` and `nlmegen list` are quick.

@@ -18,19 +18,70 @@ from nlmegen.cli.settings import UsageError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from nlmegen.fit import Fit
+    from nlmegen.data.population import Population
+    from nlmegen.fit import Column, Fit
     from nlmegen.model.page import Model
 
 
 def compare(args: argparse.Namespace) -> int:
-    """Print fits side by side on one arbiter."""
+    """Print fits, and runs of NONMEM, side by side on one arbiter."""
     if len(args.dir) < 2:
-        raise UsageError("compare takes two folders of fits or more")
-    fits = [_load(folder) for folder in args.dir]
+        raise UsageError("compare takes two folders of fits or more; a run of NONMEM (RUN.ext) counts as one")
+    runs = [source for source in args.dir if _is_run(source)]
+    if not runs:
+        for option in ("model", "data", "map"):
+            if getattr(args, option):
+                raise UsageError(f"--{option} is for a run of NONMEM (RUN.ext), and there is none")
+    fits: dict[str, Column] = {source: _load(source) for source in args.dir if source not in runs}
+    if runs:
+        model, data, mapping = _page_of_runs(args, list(fits.values()))
+        from nlmegen.exchange import read_nonmem_run
+
+        fits |= {run: read_nonmem_run(run, model=model, data=data, map=mapping) for run in runs}
     from nlmegen.fit import compare as side_by_side
 
-    print(side_by_side(*fits, names=list(args.dir)))
+    print(side_by_side(*(fits[source] for source in args.dir), arbiter=args.arbiter, names=list(args.dir)))
     return 0
+
+
+def _is_run(source: str) -> bool:
+    """Whether an argument of `compare` is a run of NONMEM and not a folder."""
+    return Path(source).suffix.lower() == ".ext" and not Path(source).is_dir()
+
+
+def _page_of_runs(
+    args: argparse.Namespace, fits: list[Column]
+) -> tuple[Model, Population, dict[str, str | None] | None]:
+    """Page, data and mapping for the runs of NONMEM: those named, else those of the first folder."""
+    missing = [f"--{option}" for option in ("model", "data") if getattr(args, option) is None]
+    if missing and not fits:
+        raise UsageError(
+            f"a run of NONMEM needs {' and '.join(missing)} (its page and what it read), or a folder of a fit beside"
+            " it that has them"
+        )
+    from nlmegen.model.catalogue import load_model
+
+    if args.data is None:
+        data = fits[0].population
+    elif fits:
+        known = fits[0].population
+        data = read_population(
+            args.data,
+            interpolation=known.interpolation,
+            time_unit=known.time_unit,
+            amount_unit=known.amount_unit,
+            dv_unit=known.dv_unit,
+        )
+    else:
+        data = read_population(args.data)
+    model = fits[0].model if args.model is None else load_model(args.model)
+    mapping: dict[str, str | None] = {}
+    for text in args.map:
+        source, equals, target = text.partition("=")
+        if not equals or not source.strip() or not target.strip():
+            raise UsageError(f"--map {text}: expected THETA1=NAME (or THETA1=none to leave it out)")
+        mapping[source.strip()] = None if target.strip().lower() == "none" else target.strip()
+    return model, data, mapping or None
 
 
 def posterior(args: argparse.Namespace) -> int:

@@ -39,7 +39,26 @@ def build_parser() -> argparse.ArgumentParser:
     _fit(command("fit", "estimate", "run", "estimate a model on data and write the folder of the fit"))
 
     sub = command("compare", "folders", "compare", "put fits side by side on one likelihood")
-    sub.add_argument("dir", nargs="+", metavar="DIR", help=DIR)
+    sub.add_argument(
+        "dir", nargs="+", metavar="DIR|RUN.ext", help=f"{DIR}; or the .ext file of a run of NONMEM 7"
+    )
+    sub.add_argument(
+        "--model", metavar="MODEL", help=f"page of the runs of NONMEM (the first DIR's): {MODEL}"
+    )
+    sub.add_argument("--data", metavar="DATA", help=f"what NONMEM read (the first DIR's): {DATA}")
+    sub.add_argument(
+        "--map",
+        action="append",
+        default=[],
+        metavar="THETA1=NAME",
+        help="NONMEM's name and the page's, may be repeated; the others are matched by order",
+    )
+    sub.add_argument(
+        "--arbiter",
+        choices=("auto", "quadrature", "importance", "own"),
+        default="auto",
+        help="auto: quadrature up to three random effects, else importance; own: each fit's own objective",
+    )
 
     sub = command("posterior", "folders", "posterior", "random effects of patients, without any training")
     sub.add_argument("dir", metavar="DIR", help=DIR)
@@ -54,6 +73,12 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--draws", type=_positive, default=1000, metavar="N", help="simulated replicates (1000)")
     sub.add_argument("--stratify", metavar="COL", help="a column of the data: one panel for each value")
 
+    _bootstrap(
+        command("bootstrap", "resample", "bootstrap", "estimate again on data drawn again; goes on if killed")
+    )
+    _sir(command("sir", "resample", "sir", "sampling importance resampling of the parameters"))
+    _profile(command("profile", "resample", "profile", "likelihood profiles of the parameters"))
+
     sub = command("check", "catalogue", "check", "say how a table is understood and what looks odd")
     sub.add_argument("data", metavar="DATA", help=DATA)
 
@@ -67,7 +92,12 @@ def build_parser() -> argparse.ArgumentParser:
 def _fit(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("model", metavar="MODEL", help=MODEL)
     sub.add_argument("data", metavar="DATA", help=DATA)
-    sub.add_argument("--method", default="elbo", metavar="METHOD", help="elbo (default) or focei")
+    sub.add_argument(
+        "--method",
+        default="elbo",
+        metavar="METHOD",
+        help="elbo (default), fo, foce, focei, laplace, agq, saem or imp; several joined by + follow each other",
+    )
     sub.add_argument(
         "--compare", metavar="METHOD", help="fit by this method too: DIR/compare-METHOD, comparison.csv"
     )
@@ -106,6 +136,67 @@ def _simulate(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed (0)")
     sub.add_argument("--out", required=True, metavar="FILE", help="cohort.csv or cohort.parquet")
     sub.add_argument("--force", action="store_true", help="replace FILE when it exists")
+
+
+def _bootstrap(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("dir", metavar="DIR", help=DIR)
+    sub.add_argument("--n", type=_positive, default=200, metavar="N", help="replicates (200)")
+    sub.add_argument(
+        "--kind",
+        choices=("case", "parametric"),
+        default="case",
+        help="draw subjects (case), or simulate them",
+    )
+    sub.add_argument("--stratify", metavar="COL", help="a column of the data: draw within its values (case)")
+    sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed (0)")
+    sub.add_argument(
+        "--workers", type=_positive, default=1, metavar="N", help="processes that share the work (1)"
+    )
+    sub.add_argument("--method", metavar="METHOD", help="estimate by this method; the fit's own unless given")
+    sub.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="an option of METHOD, may be repeated"
+    )
+    sub.add_argument("--out", metavar="PLACE", help="a folder or a csv to write to (DIR/bootstrap.csv)")
+    sub.add_argument("--force", action="store_true", help="begin anew instead of going on")
+    _level_and_progress(sub)
+
+
+def _sir(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("dir", metavar="DIR", help=DIR)
+    sub.add_argument(
+        "--samples", type=_positive, default=1000, metavar="N", help="vectors an iteration (1000)"
+    )
+    sub.add_argument("--resamples", type=_positive, default=1000, metavar="N", help="vectors kept (1000)")
+    sub.add_argument("--iterations", type=_positive, default=3, metavar="N", help="proposals (3)")
+    sub.add_argument(
+        "--inflation", type=float, default=1.0, metavar="X", help="multiplies the first covariance (1)"
+    )
+    sub.add_argument(
+        "--cap", type=_positive, metavar="N", help="keep a vector at most so often; 1: no repeats"
+    )
+    sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed (0)")
+    _level_and_progress(sub)
+
+
+def _profile(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("dir", metavar="DIR", help=DIR)
+    sub.add_argument("--names", metavar="A,B", help="parameters, as in parameters.csv; all unless given")
+    sub.add_argument(
+        "--sides", choices=("both", "lower", "upper"), default="both", help="one side or both (both)"
+    )
+    _level_and_progress(sub)
+
+
+def _level_and_progress(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--level", type=float, default=0.95, metavar="X", help="coverage of the intervals (0.95)"
+    )
+    sub.add_argument(
+        "--progress",
+        choices=("auto", "bar", "plain", "none"),
+        default="auto",
+        help="auto: a bar in a terminal, else none; plain: a line every few seconds",
+    )
 
 
 def _positive(text: str) -> int:

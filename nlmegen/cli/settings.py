@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nlmegen.errors import FitError, NlmegenError, nearest
-from nlmegen.inference.methods import METHODS, PLANNED, method_class
+from nlmegen.inference.methods import METHODS, chain_names, chained, method_class
 
 
 class UsageError(NlmegenError):
@@ -17,25 +17,26 @@ class UsageError(NlmegenError):
 
 
 def check_method(name: str) -> None:
-    """Raise a UsageError unless `name` is a method that can be used. Imports nothing."""
-    if name in METHODS:
-        return
-    if name in PLANNED:
-        raise UsageError(f"method {name} is not built yet; use one of: {', '.join(METHODS)}")
-    raise UsageError(f"there is no method '{name}'.{nearest(name, METHODS)}")
+    """Raise a UsageError unless `name` is a method, or several different ones joined by +. Imports nothing."""
+    names = chain_names(name)
+    for one in names:
+        if one not in METHODS:
+            raise UsageError(f"there is no method '{one}'.{nearest(one, METHODS)}")
+        if names.count(one) > 1:
+            raise UsageError(f"--method {name}: a chain takes each method once")
 
 
 def accepts(name: str, option: str) -> bool:
-    """Whether a method has an option of that name."""
-    return option in _options(method_class(name))
+    """Whether a method, or one of a chain, has an option of that name."""
+    return any(option in _options(method_class(one)) for one in chain_names(name))
 
 
 def build(name: str, settings: Sequence[str], flags: Mapping[str, object]) -> Any:
     """A method object from its options.
 
     Args:
-        name: A key of `METHODS`.
-        settings: `key=value` texts, as given to `--set`.
+        name: A key of `METHODS`, or several joined by +: each begins where the one before it ended.
+        settings: `key=value` texts, as given to `--set`; `saem.key=value` for a method of a chain.
         flags: Options with a word of their own (`seed`, `device`, `evaluate`), those that were asked for.
 
     Raises:
@@ -45,7 +46,33 @@ def build(name: str, settings: Sequence[str], flags: Mapping[str, object]) -> An
     Example:
         >>> build("focei", ["covariance=R"], {}).covariance
         'R'
+        >>> build("focei+elbo", ["elbo.steps=50"], {"seed": 1}).name
+        'focei+elbo'
     """
+    names = chain_names(name)
+    if len(names) == 1:
+        return _one(name, settings, flags)
+    own: dict[str, list[str]] = {one: [] for one in names}
+    for text in settings:
+        one, dot, rest = text.partition(".")
+        if not dot or one.strip() not in names:
+            raise UsageError(
+                f"--set {text}: in a chain say whose option it is, as {names[0]}.key=value; methods here:"
+                f" {', '.join(names)}"
+            )
+        own[one.strip()].append(rest)
+    for flag in flags:
+        if not accepts(name, flag):
+            _one(names[-1], [], {flag: flags[flag]})
+    methods = [
+        _one(one, own[one], {flag: value for flag, value in flags.items() if accepts(one, flag)})
+        for one in names
+    ]
+    return chained(methods)
+
+
+def _one(name: str, settings: Sequence[str], flags: Mapping[str, object]) -> Any:
+    """A single method from its options."""
     kind = method_class(name)
     hints = _options(kind)
     given: dict[str, object] = {}
@@ -77,7 +104,11 @@ def build(name: str, settings: Sequence[str], flags: Mapping[str, object]) -> An
 
 
 def describe(name: str) -> str:
-    """The options of a method with their types and defaults, one a line."""
+    """The options of a method, or of each of a chain, with their types and defaults, one a line."""
+    return "\n".join(_describe_one(one) for one in chain_names(name))
+
+
+def _describe_one(name: str) -> str:
     kind = method_class(name)
     hints = _options(kind)
     lines = [f"options of method {name} (--set key=value):"]

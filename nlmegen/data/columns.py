@@ -19,7 +19,7 @@ REQUIRED = ("id", "time", "dv")
 NUMERIC = ("time", "dv", "amt", "evid", "mdv", "rate", "ii", "addl")
 LABELS = ("cmt", "dvid")
 RESULTS = frozenset(
-    ("pred", "ipred", "epred", "res", "ires", "iwres", "wres", "cwres", "npd", "npde", "ofvi", "tad")
+    ("pred", "ipred", "epred", "res", "ires", "iwres", "wres", "cwres", "pwres", "npd", "npde", "ofvi", "tad")
 )  # what a fit appends to a table: kept when such a table is read again, but never a covariate
 TRUTHS = (
     "eta_",

@@ -4,51 +4,101 @@ from __future__ import annotations
 
 import html
 import math
+from collections.abc import Sequence
+from typing import Protocol
 
 import pandas as pd
 import torch
-from torch import Tensor
 
+from ..data.population import Population
 from ..errors import DataError
-from ..inference.marginal import StudentLaplace, importance, quadrature
-from .result import Fit
+from ..model.page import Model
+from .arbiter import Judged, judge
+from .criteria import aic, bic, cautions
 
-QUADRATURE_ETAS = 3
-"""The arbiter is quadrature up to this many random effects, importance sampling beyond."""
 
-REPEATS = 8
-"""Independent repeats of the importance arbiter, from whose scatter the standard errors come."""
+class Column(Judged, Protocol):
+    """What can stand in a comparison: a `Fit`, or a run of another program read from its output."""
+
+    @property
+    def method(self) -> str:
+        """How it was estimated."""
+
+    @property
+    def model(self) -> Model:
+        """The page at its estimates."""
+
+    @property
+    def population(self) -> Population:
+        """The data."""
+
+    @property
+    def ofv(self) -> float:
+        """Its own objective function."""
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the estimation; NaN where it is not known."""
+
+    @property
+    def converged(self) -> bool:
+        """Whether it ended well."""
+
+    @property
+    def parameters(self) -> pd.DataFrame:
+        """Estimates and standard errors, columns `estimate` and `se`."""
 
 
 class Comparison:
     """Fits side by side, judged by one arbiter.
 
     Attributes:
-        table: one row a fit: method, page, parameters, its own ofv and how it was computed, the arbiter's `minus2ll`
+        table: one row a fit: method, page, parameters, its own `ofv` and how it was computed, the arbiter's `minus2ll`
             and `minus2ll_se`, `delta` from the best finite one, `paired_se` of that delta (common random numbers), aic,
             bic, seconds, converged.
         parameters: estimates and standard errors, one column pair a fit.
-        arbiter: "quadrature" or "importance"; detail: its settings in words.
+        arbiter: "quadrature", "importance" or "own"; detail: its settings in words.
+        notes: what forbids to read the table as one would like to: priors, networks, a fit that did not converge.
     """
 
-    def __init__(self, table: pd.DataFrame, parameters: pd.DataFrame, arbiter: str, detail: str) -> None:
+    def __init__(
+        self,
+        table: pd.DataFrame,
+        parameters: pd.DataFrame,
+        arbiter: str,
+        detail: str,
+        notes: Sequence[str] = (),
+    ) -> None:
         self.table, self.parameters, self.arbiter, self.detail = table, parameters, arbiter, detail
+        self.notes = list(notes)
+
+    @property
+    def weights(self) -> pd.Series:
+        """Akaike weights, exp(-(AIC - lowest) / 2) scaled to a sum of 1; NaN for a fit without a likelihood."""
+        relative = (-0.5 * (self.table["aic"] - self.table["aic"].min())).map(math.exp)
+        weight: pd.Series = (relative / relative.sum()).rename("weight")
+        return weight
 
     def __repr__(self) -> str:
         def text(frame: pd.DataFrame, digits: int) -> str:
             return frame.to_string(float_format=lambda x: f"{x:.{digits}g}", na_rep="")
 
+        notes = "".join(f"\nnote: {word}" for word in self.notes)
         return (
             f"-2 log L of each fit's estimates by one arbiter, {self.detail}\n{text(self.table, 8)}\n\n"
-            f"{text(self.parameters, 5)}"
+            f"{text(self.parameters, 5)}{notes}"
         )
 
     def _repr_html_(self) -> str:
-        return f"<p>{html.escape(self.detail)}</p>{self.table.to_html()}{self.parameters.to_html()}"
+        notes = "".join(f"<li>{html.escape(word)}</li>" for word in self.notes)
+        return (
+            f"<p>{html.escape(self.detail)}</p>{self.table.to_html()}{self.parameters.to_html()}"
+            f"{f'<ul>{notes}</ul>' if notes else ''}"
+        )
 
 
 def compare(
-    *fits: Fit,
+    *fits: Column,
     arbiter: str = "auto",
     nodes: int = 9,
     k: int = 1000,
@@ -58,9 +108,10 @@ def compare(
     """Compare fits of the same data on one likelihood, whatever each method calls its own objective.
 
     Args:
-        fits: two or more fits; the pages may differ, the data may not.
+        fits: two or more fits, or runs of NONMEM (`read_nonmem_run`); the pages may differ, the data may not.
         arbiter: "quadrature" (adaptive Gauss-Hermite), "importance" (Student-t proposals at the conditional modes,
-            the same random numbers for all fits), or "auto": quadrature up to three random effects.
+            the same random numbers for all fits), "auto": quadrature up to three random effects; or "own": no arbiter
+            but each fit's own objective, where all are of one kind.
         nodes: of the quadrature, in each dimension; fewer where the grid would be too large, and `detail` says how
             many. Its numerical error is estimated by the change from two nodes fewer, NaN when there is no such rule.
         k: draws a subject and repeat of the importance arbiter.
@@ -68,51 +119,35 @@ def compare(
         names: one label a fit.
 
     Raises:
-        DataError: fewer than two fits, different data, or endpoints on different scales (LogNormal natural and log).
+        DataError: fewer than two fits, different data, endpoints on different scales (LogNormal natural and log), or
+            own objectives of different kinds.
 
     Example:
         >>> compare(first, second).table.loc["focei", "minus2ll"]  # doctest: +SKIP
         347.12
     """
-    _check_comparable(fits)
-    if arbiter not in ("auto", "quadrature", "importance"):
-        raise DataError(f"arbiter={arbiter!r}: expected 'auto', 'quadrature' or 'importance'")
-    if nodes < 1:
-        raise DataError(f"nodes={nodes}: expected at least 1 node a dimension; 9 unless given")
-    if arbiter == "auto":
-        arbiter = "quadrature" if max(f.problem.q for f in fits) <= QUADRATURE_ETAS else "importance"
-    labels = names or _labels(fits)
+    check_comparable(fits)
+    labels = _labels(fits) if names is None else list(names)
     if len(labels) != len(fits):
         raise DataError(f"names: expected {len(fits)} labels, one a fit, got {len(labels)}")
-    minus2ll, detail = _judge(fits, arbiter, nodes, k, seed)
-
-    def error(repeats: Tensor) -> list[float]:
-        """Of the mean of independent repeats; of a quadrature, the change that two nodes fewer make."""
-        spread = (
-            (repeats[0] - repeats[1]).abs()
-            if arbiter == "quadrature"
-            else repeats.std(0) / math.sqrt(REPEATS)
-        )
-        return [float(x) for x in spread]
-
-    value = minus2ll[0] if arbiter == "quadrature" else minus2ll.mean(0)
+    if len(set(labels)) < len(labels):
+        raise DataError(f"names: expected labels that differ, got {', '.join(labels)}")
+    verdict = judge(fits, arbiter, nodes, k, seed)
+    value = verdict.minus2ll
     best = int(torch.where(value.isfinite(), value, math.inf).argmin())
     table = pd.DataFrame(
         {
             "method": [f.method for f in fits],
             "page": [f.model.name for f in fits],
-            "p": [f.n_parameters for f in fits],
+            "p": [f.problem.P for f in fits],
             "ofv": [f.ofv for f in fits],
             "ofv_source": [f.ofv_source for f in fits],
             "minus2ll": value.tolist(),
-            "minus2ll_se": error(minus2ll),
+            "minus2ll_se": verdict.se.tolist(),
             "delta": (value - value[best]).tolist(),
-            "paired_se": error(minus2ll - minus2ll[:, best : best + 1]),
-            "aic": [float(v) + 2 * f.n_parameters for v, f in zip(value, fits, strict=True)],
-            "bic": [
-                float(v) + f.n_parameters * math.log(f.problem.n_observations)
-                for v, f in zip(value, fits, strict=True)
-            ],
+            "paired_se": verdict.paired_se(best).tolist(),
+            "aic": [aic(float(v), f.problem) for v, f in zip(value, fits, strict=True)],
+            "bic": [bic(float(v), f.problem) for v, f in zip(value, fits, strict=True)],
             "seconds": [f.seconds for f in fits],
             "converged": [f.converged for f in fits],
         },
@@ -122,46 +157,30 @@ def compare(
     for label, f in zip(labels, fits, strict=True):
         columns[label] = f.parameters["estimate"]
         columns[f"{label} se"] = f.parameters["se"]
-    return Comparison(table, pd.DataFrame(columns), arbiter, detail)
+    return Comparison(
+        table, _side_by_side(columns), verdict.arbiter, verdict.detail, _notes(fits, labels, value.tolist())
+    )
 
 
-def _judge(fits: tuple[Fit, ...], arbiter: str, nodes: int, k: int, seed: int) -> tuple[Tensor, str]:
-    """-2 log L of every fit `[repeat, fit]`, and how it was computed, in words."""
-    if arbiter == "quadrature":
-        finest = [quadrature(f.problem, f.values, nodes) for f in fits]
-        coarser = [
-            quadrature(f.problem, f.values, fine.nodes - 2).total if fine.nodes > 2 else math.nan
-            for f, fine in zip(fits, finest, strict=True)
-        ]
-        judged = [[fine.total for fine in finest], coarser]
-        detail = _rules([fine.nodes for fine in finest], nodes)
-    else:
-        proposals = [StudentLaplace.at_modes(f.problem, f.values) for f in fits]
-        judged = [
-            [
-                importance(f.problem, f.values, q, k, seed + r).total
-                for f, q in zip(fits, proposals, strict=True)
-            ]
-            for r in range(REPEATS)
-        ]
-        detail = f"importance sampling, {REPEATS} x {k} draws a subject, common random numbers"
-    return -2 * torch.tensor(judged, dtype=torch.float64), detail
+def _side_by_side(columns: dict[str, pd.Series]) -> pd.DataFrame:
+    """Columns over all names, in the order in which the names first come."""
+    names = list(dict.fromkeys(name for column in columns.values() for name in column.index))
+    return pd.DataFrame({label: column.reindex(names) for label, column in columns.items()})
 
 
-def _rules(used: list[int], asked: int) -> str:
-    """The quadrature rules of the fits in words: the nodes in use, not those asked for."""
+def _notes(fits: Sequence[Column], labels: list[str], value: list[float]) -> list[str]:
+    """What forbids to read the table as one would like to."""
+    notes = []
+    for f, label, number in zip(fits, labels, value, strict=True):
+        notes += [f"{label}: {words}" for words in [*getattr(f, "remarks", ()), *cautions(f.problem)]]
+        if not f.converged:
+            notes.append(f"{label} did not converge: its likelihood is not at a maximum")
+        if not math.isfinite(number):
+            notes.append(f"{label} has no finite likelihood at its estimates; look at its subjects' status")
+    return notes
 
-    def several(numbers: list[int]) -> str:
-        return " or ".join(str(n) for n in sorted(set(numbers), reverse=True))
 
-    second = [n - 2 for n in used if n > 2]
-    errors = f"errors: change from {several(second)} nodes" if second else "errors unknown: no smaller rule"
-    capped = "" if set(used) == {asked} else f"; {asked} asked for, but the grid would be too large"
-    word = "node" if set(used) == {1} else "nodes"
-    return f"adaptive quadrature, {several(used)} {word} a dimension ({errors}{capped})"
-
-
-def _labels(fits: tuple[Fit, ...]) -> list[str]:
+def _labels(fits: Sequence[Column]) -> list[str]:
     """Methods as labels; made unique by the page's name, then by a number."""
     labels = [f.method for f in fits]
     if len(set(labels)) < len(labels):
@@ -173,7 +192,8 @@ def _labels(fits: tuple[Fit, ...]) -> list[str]:
     return labels
 
 
-def _check_comparable(fits: tuple[Fit, ...]) -> None:
+def check_comparable(fits: Sequence[Column]) -> None:
+    """Raise a DataError unless there are two fits or more, of the same data on the same scales."""
     if len(fits) < 2:
         raise DataError(f"compare needs two fits or more, got {len(fits)}")
     first = fits[0]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import html
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from typing import Any
 
 import pandas as pd
 import torch
@@ -17,15 +18,22 @@ from ..data.population import Population
 from ..errors import DataError, FitError, ModelError, Status
 from ..inference.elbo import ELBO
 from ..inference.estimate import Estimate, Method, Report
+from ..inference.identify import identifiability
+from ..inference.methods import chained
 from ..inference.posterior import FEWEST_DRAWS, Posterior
+from ..inference.posteriors import posterior
 from ..inference.uncertainty import Uncertainty, uncertainty
 from ..model.page import Model
 from ..model.parameters import Values
 from ..model.problem import Problem
+from .criteria import aic, bic
 
 
 def fit(
-    model: Model | type[Model], data: Population, method: Method | None = None, progress: Report | None = None
+    model: Model | type[Model],
+    data: Population,
+    method: Method | Sequence[Method] | None = None,
+    progress: Report | None = None,
 ) -> Fit:
     """Fit a page to data.
 
@@ -35,7 +43,8 @@ def fit(
     Args:
         model: a page, or its class; it is not changed. Its present values are the start.
         data: the population.
-        method: an object of settings, `ELBO()` (the default) or `FOCEI()`.
+        method: an object of settings such as `ELBO()` (the default) or `FOCEI()`; or a list of them, in which each
+            begins at the estimates of the one before.
         progress: called with a `Progress` now and then; nothing is printed without it.
 
     Returns:
@@ -58,22 +67,33 @@ def fit(
         raise ModelError(f"fit needs a model (a page or nl.load_model(name)), got {type(model).__name__}")
     if not isinstance(data, Population):
         raise DataError(f"fit needs a Population (nl.load_data, nl.read_nonmem), got {type(data).__name__}")
-    method = ELBO() if method is None else method
-    if isinstance(method, type) or not hasattr(method, "estimate"):
-        raise FitError(f"fit needs a method object such as nl.FOCEI() or nl.ELBO(), got {method!r}")
+    chosen = _chosen(method)
     begin = time.perf_counter()
     problem = Problem(model, data)
     if problem.n_observations == 0:
         raise DataError("the data hold no observation (EVID 0 and MDV 0), so there is nothing to fit")
     with one_thread():
-        estimate = method.estimate(problem, progress)
+        estimate = chosen.estimate(problem, progress)
     estimate.notes += problem.structure.notes()
     fitted = model.with_free(problem.full(estimate.free))
     if estimate.weights is not None:
         fitted, problem = fitted.with_weights(estimate.weights), problem.with_weights(estimate.weights)
     unsolved = problem.unsolved(estimate.ebe, fitted.values)
     estimate.status = estimate.status | unsolved.to(torch.int64) * int(Status.NOT_SOLVED)
-    return Fit(fitted, data, method, estimate, time.perf_counter() - begin)
+    result = Fit(fitted, data, chosen, estimate, time.perf_counter() - begin)
+    result.__dict__["problem"] = problem.starting(estimate.free)  # bound and checked already
+    return result
+
+
+def _chosen(method: Method | Sequence[Method] | None) -> Method:
+    """The method object of what was given to `fit`."""
+    if method is None:
+        return ELBO()
+    single: Any = chained(method) if isinstance(method, Sequence) else method
+    if isinstance(single, type) or not hasattr(single, "estimate"):
+        raise FitError(f"fit needs a method object such as nl.FOCEI() or nl.ELBO(), got {single!r}")
+    chosen: Method = single
+    return chosen
 
 
 @contextmanager
@@ -99,10 +119,12 @@ class Fit:
         estimate: what the method returned, in full.
         seconds: wall time of the estimation.
         ofv, log_likelihood, ofv_source, ofv_se: objective function, complete log-likelihood, how it was computed, and
-            its Monte Carlo standard error (None where there is none).
+            its Monte Carlo standard error (None where there is none); the likelihood alone, without priors.
+        penalty: -2 log prior at the estimates, 0 on a page without priors.
         converged, reason, iterations, notes: how it stopped.
         ebe, eta_mean, eta_cov, eta_sd, status: by subject, `[subject, q]` (`[subject, q, q]`, `[subject]`).
-        encoder, bounds, history: of a variational fit the encoder and the ladder of bounds; the course of the fit.
+        encoder, bounds, history: of a variational fit the encoder and the ladder of bounds (of `Importance` its rung by
+            sampling); the course of the fit.
     """
 
     def __init__(
@@ -112,6 +134,7 @@ class Fit:
         self.method, self.estimate, self.seconds = settings.name, estimate, seconds
         self.ofv, self.log_likelihood = estimate.ofv, estimate.log_likelihood
         self.ofv_source, self.ofv_se = estimate.ofv_source, estimate.ofv_se
+        self.penalty = estimate.penalty
         self.converged, self.reason, self.iterations = (
             estimate.converged,
             estimate.reason,
@@ -182,19 +205,34 @@ class Fit:
         return math.nan if self.uncertainty is None else self.uncertainty.condition_number
 
     @property
+    def covariance(self) -> pd.DataFrame | None:
+        """Covariance matrix of the estimates on the natural scale; None without standard errors.
+
+        Rows and columns of parameters at a boundary are NaN.
+        """
+        spread = self.uncertainty
+        return None if spread is None else _square(spread.covariance, spread.names)
+
+    @property
+    def correlation(self) -> pd.DataFrame | None:
+        """Correlation matrix of the estimates on the natural scale; None without standard errors."""
+        spread = self.uncertainty
+        return None if spread is None else _square(spread.correlation, spread.names)
+
+    @property
     def n_parameters(self) -> int:
         """Number of estimated parameters."""
         return self.problem.P
 
     @property
     def aic(self) -> float:
-        """-2 log L + 2 p, from the complete likelihood."""
-        return -2 * self.log_likelihood + 2 * self.n_parameters
+        """-2 log L + 2 P, from the complete likelihood (see `criteria`)."""
+        return aic(-2 * self.log_likelihood, self.problem)
 
-    @property
+    @cached_property
     def bic(self) -> float:
-        """-2 log L + p log n_obs, from the complete likelihood."""
-        return -2 * self.log_likelihood + self.n_parameters * math.log(self.problem.n_observations)
+        """-2 log L + P_R log N + P_F log n, from the complete likelihood (see `criteria`)."""
+        return bic(-2 * self.log_likelihood, self.problem)
 
     @property
     def shrinkage_eta(self) -> dict[str, float]:
@@ -206,20 +244,29 @@ class Fit:
         omega_sd = self.model.omega.diagonal().sqrt()
         return {k: float(1 - s / o) for k, s, o in zip(self.model.eta_names, sd, omega_sd, strict=True)}
 
-    def posterior(self, population: Population | None = None, k: int = 1000, seed: int = 0) -> Posterior:
+    def posterior(
+        self, population: Population | None = None, k: int = 1000, seed: int = 0, how: str = "auto"
+    ) -> Posterior:
         """p(eta | y, x) of each subject at these estimates, for patients never seen too; nothing is trained.
 
-        A variational fit answers with its encoder, a classic one with the Laplace approximation at the conditional
-        mode; both are corrected by importance weights and say, by effective sample size and k-hat, how far to trust
-        them.
+        A variational fit answers with its encoder, any other with Student t densities at the conditional modes; both
+        are corrected by importance weights and say, by effective sample size and k-hat, how far to trust them. A
+        patient for whom that is not far enough is taken to a quadrature (up to three random effects) or gets many more
+        draws; `Posterior.how` tells.
 
         Args:
             population: the patients; the fitted ones when left out.
-            k: draws for each patient, at least 25.
+            k: draws for each patient, at least 25; nodes of a quadrature, at most.
             seed: of the draws.
+            how: "auto", or one means for all patients: "encoder", "importance", "quadrature", or "laplace", a Gaussian
+                at the conditional mode with the inverse Hessian as covariance.
 
         Raises:
-            DataError: too few draws, or patients that do not fit the page.
+            DataError: too few draws, patients that do not fit the page, or means that this fit does not have.
+
+        Example:
+            >>> set(fit.posterior(how="quadrature").how)  # doctest: +SKIP
+            {'quadrature'}
         """
         if not k >= FEWEST_DRAWS:
             raise DataError(
@@ -227,12 +274,12 @@ class Fit:
                 " judge the weights; 1000 unless given"
             )
         problem = self.problem if population is None else Problem(self.model, population)
-        if self.encoder is not None:
-            return self.encoder.posterior(problem, self.values, k=k, seed=seed)
-        return Posterior.laplace(problem, self.values, k=k, seed=seed)
+        return posterior(problem, self.values, how=how, k=k, seed=seed, encoder=self.encoder)
 
     def problems(self) -> list[str]:
-        """What deserves attention, in words: why it did not converge, subjects with a Status, notes."""
+        """What deserves attention, in words: why it did not converge, subjects with a Status, notes, and what the data
+        do not determine.
+        """
         words = [] if self.converged else [f"not converged: {self.reason}"]
         flags = [Status(int(s)) for s in self.status]
         for flag in Status:
@@ -240,7 +287,17 @@ class Fit:
             if ids:
                 shown = ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
                 words.append(f"{flag.describe()} (id {shown})")
-        return words + self.notes
+        return words + self.notes + self.identifiability
+
+    @cached_property
+    def identifiability(self) -> list[str]:
+        """What the data do not determine, or poorly, in plain sentences (see `identify`)."""
+        e = self.estimate
+        if not self.problem.P:
+            return []
+        return identifiability(
+            self.problem, e.free, e.hessian_r, e.score_s, self.uncertainty, self.shrinkage_eta
+        )
 
     def summary(self) -> str:
         """The fit in a few lines of text."""
@@ -254,16 +311,26 @@ class Fit:
         ]
         if self.bounds:
             b = self.bounds
+            sampled = f"{-2 * b['importance_log_likelihood']:.3f}"
+            if "elbo" in b:
+                iwelbo = f"-2*IW-ELBO({b['k']}) {-2 * b['iwelbo']:.3f}"
+                level = f"-2*ELBO {-2 * b['elbo']:.3f} >= {iwelbo} >= -2LL {sampled}"
+            else:
+                level = f"-2LL by {b['k']} importance samples {sampled} (SE {2 * b['importance_se']:.2g})"
             head.append(
-                f"-2*ELBO {-2 * b['elbo']:.3f} >= -2*IW-ELBO({b['k']}) {-2 * b['iwelbo']:.3f} >= -2LL "
-                f"{-2 * b['importance_log_likelihood']:.3f}; ESS fraction median {b['ess_median']:.2f}, "
-                f"lowest {b['ess_min']:.2f}; k-hat max {b['khat_max']:.2f}"
+                f"{level}; ESS fraction median {b['ess_median']:.2f}, lowest {b['ess_min']:.2f}; "
+                f"k-hat max {b['khat_max']:.2f}"
             )
         table = self.parameters.drop(columns=["unit", "fixed"]).to_string(
             float_format=lambda x: f"{x:.5g}", na_rep=""
         )
         shrinkage = ", ".join(f"{k} {100 * v:.0f} %" for k, v in self.shrinkage_eta.items())
         tail = [f"shrinkage of the EBEs: {shrinkage}"] if shrinkage else []
+        if self.penalty:
+            head.append(
+                f"maximum a posteriori: OFV + penalty (-2 log prior) {self.ofv:.4f} + {self.penalty:.4f} ="
+                f" {self.ofv + self.penalty:.4f}"
+            )
         return "\n".join([*head, table, *tail, *(f"note: {w}" for w in self.problems())])
 
     def __repr__(self) -> str:
@@ -274,3 +341,8 @@ class Fit:
         table = self.parameters.to_html(float_format=lambda x: f"{x:.5g}", na_rep="")
         notes = "".join(f"<li>{html.escape(w)}</li>" for w in self.problems())
         return f"<p>{html.escape(lines[0])}<br>{html.escape(lines[1])}</p>{table}<ul>{notes}</ul>"
+
+
+def _square(matrix: Tensor, names: tuple[str, ...]) -> pd.DataFrame:
+    """A matrix of the parameters under their names."""
+    return pd.DataFrame(matrix.numpy(), index=pd.Index(names, name="name"), columns=list(names))

@@ -48,10 +48,16 @@ class Terms:
         inverse: 1/R; `scaled` is (y - f)/R, `relative` R'/R.
         first: d phi / df.
         weight: W = 1/R + (R'/R)^2 / 2, the expected second derivative.
+
+    Where R is `held` it does not depend on f: R' = R'' = 0.
     """
 
-    def __init__(self, problem: Problem, f: Tensor, values: Values) -> None:
-        self.variance, self.slope, self.bend = (x.expand(f.shape) for x in problem.variance(f, values))
+    def __init__(self, problem: Problem, f: Tensor, values: Values, held: Tensor | None = None) -> None:
+        if held is None:
+            self.variance, self.slope, self.bend = (x.expand(f.shape) for x in problem.variance(f, values))
+        else:
+            self.variance = held.expand(f.shape)
+            self.slope = self.bend = torch.zeros((), dtype=f.dtype, device=f.device).expand(f.shape)
         self.residual = (problem.y - f) * problem.mask
         self.inverse = 1 / self.variance
         self.scaled = self.residual * self.inverse
@@ -97,6 +103,7 @@ class ConditionalExpansion:
         factor: Cholesky factor L of Omega, `[*draw, subject or 1, q, q]`.
         z: whitened random effects, `[*draw, subject, q]`.
         exact: carry second derivatives; otherwise the Hessian is the expected information (Gauss-Newton).
+        held: residual variances that do not move with the prediction, `[*draw, subject, time]`; None for R(f).
 
     Attributes:
         eta: L z, `[*draw, subject, q]`.
@@ -107,13 +114,19 @@ class ConditionalExpansion:
     """
 
     def __init__(
-        self, problem: Problem, values: Values, factor: Tensor, z: Tensor, exact: bool = True
+        self,
+        problem: Problem,
+        values: Values,
+        factor: Tensor,
+        z: Tensor,
+        exact: bool = True,
+        held: Tensor | None = None,
     ) -> None:
         self.z, self.factor = z, factor
         self.eta = torch.matmul(factor, z.unsqueeze(-1)).squeeze(-1)
         prediction = predict_along(problem, self.eta, values, factor, 2 if exact else 1)
         self.hess = prediction.hess
-        self.terms = terms = Terms(problem, prediction.f, values)
+        self.terms = terms = Terms(problem, prediction.f, values, held)
         self.value = terms.phi.sum(-1) + 0.5 * (z * z).sum(-1)
         self.jac = None if prediction.jac is None else prediction.jac.movedim(0, -2)
         self.gradient = z
@@ -154,6 +167,8 @@ class Conditional:
         factor: Cholesky factor L of Omega, `[*draw, subject or 1, q, q]`.
         shape: of the batch, `[*draw, subject]`.
         exact: whether expansions carry exact Hessians or the expected information.
+        held: residual variances that do not move with the prediction, `[*draw, subject, time]` (FOCE takes those at
+            eta = 0); None where they are R(f).
     """
 
     problem: Problem
@@ -161,16 +176,17 @@ class Conditional:
     factor: Tensor
     shape: tuple[int, ...]
     exact: bool = True
+    held: Tensor | None = None
 
     @classmethod
-    def of(cls, problem: Problem, values: Values) -> Conditional:
+    def of(cls, problem: Problem, values: Values, held: Tensor | None = None) -> Conditional:
         """The densities under `values`, whose Omega has the shape `[*draw, q, q]`."""
         factor = values.factor.unsqueeze(-3)
-        return cls(problem, values, factor, (*factor.shape[:-3], problem.n_subjects))
+        return cls(problem, values, factor, (*factor.shape[:-3], problem.n_subjects), held=held)
 
     def __call__(self, z: Tensor) -> ConditionalExpansion:
         """The expansion at `z [*draw, subject, q]`."""
-        return ConditionalExpansion(self.problem, self.values, self.factor, z, self.exact)
+        return ConditionalExpansion(self.problem, self.values, self.factor, z, self.exact, self.held)
 
     def select(self, index: Tensor) -> Conditional:
         """The densities at the positions `index [M]` of the flattened batch."""
@@ -186,7 +202,10 @@ class Conditional:
         )
         factor = self.factor.expand(*self.shape, q, q).reshape(-1, q, q)[index]
         problem = self.problem.select(index % self.problem.n_subjects)
-        return Conditional(problem, values, factor, (len(index),), self.exact)
+        held = self.held
+        if held is not None:
+            held = held.expand(*self.shape, held.shape[-1]).reshape(-1, held.shape[-1])[index]
+        return Conditional(problem, values, factor, (len(index),), self.exact, held)
 
     def whitened(self, eta: Tensor | None) -> Tensor:
         """z = L^-1 eta, `[*draw, subject, q]`; zero for None."""
@@ -208,13 +227,26 @@ def find_modes(
 ) -> Minimum[ConditionalExpansion]:
     """The conditional modes reached from `eta [*draw, subject, q]` (zero for None), as a minimum over z.
 
-    In a large batch the first steps are Gauss-Newton steps, which cost a first-order prediction and are always
+    Where the page has machine code and is searched more than once, Newton's method runs compiled (`machine`). Else, in
+    a large batch, the first steps are Gauss-Newton steps, which cost a first-order prediction and are always
     downhill; they end where Newton's method is safely in its quadratic phase. `near` skips them. A subject whose
     density is not finite at `eta` starts from zero instead. The modes are `found.expansion.eta`.
     """
+    from .machine import by_machine, programs_for  # which builds on this module
+
     factor = conditional.factor
     limit = (STEP_FREE / torch.linalg.vector_norm(factor, dim=-1)).clamp(min=STEP_LIMIT)
-    z = conditional.whitened(eta)
+    if (programs := programs_for(conditional)) is not None:
+        start = factor.new_zeros(()) if eta is None else eta
+        shape = (*conditional.shape, factor.shape[-1])
+        return by_machine(programs, conditional, start.expand(shape), limit, tolerance, max_iterations)
+    return in_torch(conditional, conditional.whitened(eta), limit, near, tolerance, max_iterations)
+
+
+def in_torch(
+    conditional: Conditional, z: Tensor, limit: Tensor, near: bool, tolerance: float, max_iterations: int
+) -> Minimum[ConditionalExpansion]:
+    """The search from `z [*draw, subject, q]` in torch, its steps no longer than `limit`; see `find_modes`."""
     rough = not near and z.numel() * z.shape[-1] * conditional.problem.y.shape[-1] > ROUGH_ABOVE
 
     def search(start: Tensor) -> Minimum[ConditionalExpansion]:
@@ -225,7 +257,7 @@ def find_modes(
 
     found = search(z)
     lost = ~torch.isfinite(found.expansion.value)
-    if eta is not None and bool(lost.any()):
+    if bool(lost.any()) and bool((z != 0).any()):
         found = search(torch.where(lost[..., None], 0.0, found.x))
     return found
 
@@ -253,7 +285,11 @@ def status_of(problem: Problem, value: Tensor, converged: Tensor, indefinite: Te
 
 
 def modes(
-    problem: Problem, values: Values, eta0: Tensor | None = None, *, second_starts: Sequence[float] = ()
+    problem: Problem,
+    values: Values,
+    eta0: Tensor | None = None,
+    *,
+    second_starts: Sequence[float | Tensor] = (),
 ) -> tuple[Tensor, Tensor]:
     """Conditional modes (EBEs) of every subject and their `Status` flags.
 
@@ -261,8 +297,8 @@ def modes(
         problem: the binding of page and data.
         values: the population parameters; leading axes of its Omega `[*draw, q, q]` are parameter vectors.
         eta0: where to start, broadcast to `[*draw, subject, q]`; zero when not given.
-        second_starts: further starts, as multiples of the mode found first (0 restarts from zero, -1 from the
-            reflected mode). The best mode is kept; a subject that has another is flagged `SECOND_MODE`.
+        second_starts: further starts, themselves or as multiples of the mode found first (0 restarts from zero, -1
+            from the reflected mode). The best mode is kept; a subject that has another is flagged `SECOND_MODE`.
 
     Returns:
         The modes `[*draw, subject, q]` and the flags `[*draw, subject]` (int64).
@@ -274,8 +310,8 @@ def modes(
     found = find_modes(conditional, eta0)
     first = best = found.expansion.eta
     value, status = found.expansion.value, _status(problem, found)
-    for multiple in second_starts if problem.q else ():
-        other = find_modes(conditional, multiple * first)
+    for start in second_starts if problem.q else ():
+        other = find_modes(conditional, start if isinstance(start, Tensor) else start * first)
         rival = other.expansion.value
         margin = 1e-6 * (1 + value.abs())
         usable = other.converged & torch.isfinite(rival)

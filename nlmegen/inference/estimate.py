@@ -53,6 +53,7 @@ class Estimate:
         encoder, bounds: of a variational fit: the trained encoder and the ladder of bounds.
         history: one dictionary an iteration.
         weights: of the page's networks `[W]`, where they were estimated.
+        penalty: -2 log prior at the estimates, 0 on a page without priors; `ofv` and `log_likelihood` leave it out.
     """
 
     free: Tensor
@@ -76,6 +77,7 @@ class Estimate:
     bounds: dict[str, Any] | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     weights: Tensor | None = None
+    penalty: float = 0.0
 
 
 class Method(Protocol):

@@ -25,12 +25,12 @@ import torch
 from torch import Tensor
 
 from .encoder import Encoder
-from .flipflop import absorbs_slowly, has_mirror, mirrored
 from .learn import drawn_steps, learn_on_the_bound
 from .maximise import Maximum, maximise
-from .simulated import Evaluation, SimulatedLikelihood
+from .settle import UNMOVED, WANDERED, Round, draws_per_patient, enough, expected_loss, rounds
+from .simulated import SimulatedLikelihood
 from .train import Trainer
-from .vem import Variational, variational_em
+from .vem import Variational, unmirrored
 
 if TYPE_CHECKING:
     from ..model.problem import Problem
@@ -42,14 +42,8 @@ SEARCH_LIMIT = 3000
 """Most training steps of the search."""
 HOPELESS = 0.03
 """A median ESS / K under this, well into the search, ends the fit: the proposals miss the patients."""
-NUMBERS = 4_000_000
-"""Most predictions, `[draw, group, subject, time]`, held at once."""
-REFRESH, FINISH = 150_000, 500_000
-"""Predictions that a refresh and a round of the finish may always make: few patients get more draws each."""
-STILL = 0.02
-"""A move of this squared length, in units of the standard errors, needs no new linearisation."""
-ROUNDS = 6
-"""Most rounds of the finish."""
+FINISH = 500_000
+"""Predictions that a round of the finish may always make: few patients get more draws each."""
 
 
 @dataclass
@@ -84,12 +78,6 @@ class Course:
     notes: list[str] = field(default_factory=list)
 
 
-def draws_per_patient(problem: Problem, wanted: int, numbers: int = REFRESH) -> int:
-    """K, a multiple of four: what is wanted, or more where `numbers` predictions allow it; never beyond memory."""
-    one = max(1, problem.y.numel())
-    return 4 * math.ceil(min(max(wanted, numbers // one), max(20, NUMBERS // one)) / 4)
-
-
 def start(course: Course, settings: ELBO, tell: Note) -> None:
     """Variational EM from the model's values; where that leads to flip-flop, from the mirror image."""
     course.stage = "variational EM"
@@ -99,26 +87,11 @@ def start(course: Course, settings: ELBO, tell: Note) -> None:
         course.free = at.free
         tell(course.stage, step, None, None, f"bound {float(at.bound.sum()):.3f}")  # no objective function
 
-    def mirror_of(free: Tensor) -> Tensor | None:
-        if settings.flip_flop or not has_mirror(problem) or not absorbs_slowly(problem, free):
-            return None
-        return mirrored(problem, free)
-
     if len(problem.weights):
         course.problem, at = learn_on_the_bound(problem, course.free, report=report)
         course.free, problem = at.free, course.problem
-    image = mirror_of(course.free)
-    if image is not None:
-        course.notes.append(
-            "the start had absorption slower than elimination; the search began from its mirror image"
-            " (flip_flop=True keeps such a start)"
-        )
-    at = variational_em(problem, course.free if image is None else image, report=report)
-    image = mirror_of(at.free)
-    if image is not None:
-        other = variational_em(problem, image, report=report)
-        if not absorbs_slowly(problem, other.free):
-            at = other
+    at, notes = unmirrored(problem, course.free, settings.flip_flop, report)
+    course.notes += notes
     course.free = at.free
     course.history.append({"stage": course.stage, "step": 0, "bound": float(at.bound.sum())})
 
@@ -184,67 +157,38 @@ def finish(course: Course, settings: ELBO, generator: torch.Generator, tell: Not
     problem = course.problem
     k = min(draws_per_patient(problem, 2 * settings.draws, FINISH), 4 * math.ceil(settings.most_draws / 4))
     if course.maximum is not None and course.likelihood is not None:
-        k = max(k, _enough(problem, settings, course.likelihood.k, expected_loss(course.maximum.evaluation)))
-    for _ in range(ROUNDS):
-        eta, log_q = course.encoder.approximate(problem, problem.values(course.free)).draw(k, generator)
-        likelihood, found = settle(SimulatedLikelihood(problem, course.free, eta, log_q), course.free)
-        course.deficit = expected_loss(found.evaluation)
-        course.free, course.likelihood, course.maximum = found.free, likelihood, found
-        note = f"{k} draws, expected loss {course.deficit:.4f}"
-        tell(course.stage, k, None, _objective(course), note)
+        loss = expected_loss(course.maximum.evaluation)
+        k = max(k, enough(problem, course.likelihood.k, loss, settings.precision, settings.most_draws))
+
+    def draw(free: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        return course.encoder.approximate(problem, problem.values(free)).draw(k, generator)
+
+    def watch(at: Round) -> None:
+        course.free, course.likelihood, course.maximum = at.free, at.likelihood, at.maximum
+        course.deficit = at.loss
+        note = f"{at.k} draws, expected loss {at.loss:.4f}"
+        tell(course.stage, at.k, None, _objective(course), note)
         course.history.append(
             {
                 "stage": course.stage,
                 "step": course.steps,
                 "objective": _objective(course),
-                "moved": found.moved,
-                "k": k,
+                "moved": at.maximum.moved,
+                "k": at.k,
             }
         )
-        enough = _enough(problem, settings, k, course.deficit)
-        if found.moved < 0.1 and (course.deficit < settings.precision or enough <= k):
-            return
-        k = max(k, enough)
-    if found.moved >= 0.1:
-        course.reason = (
-            "the parameters still moved when the last draws were taken: the data may not determine one of them; look at"
-            " the history, or fix it"
-        )
 
-
-def expected_loss(evaluation: Evaluation, information: Tensor | None = None) -> float:
-    """What Monte Carlo noise in the parameters costs of -2 log L on average, tr(H^-1 V); H from the scores if None.
-
-    A direction so flat that noise moves it by more than one (a factor of e, mostly) costs no more than its curvature h:
-    the sum over the axes of H is of min(v / h, h).
-    """
-    if information is None:
-        information = evaluation.scores.mT @ evaluation.scores
-    curvature, axes = torch.linalg.eigh(information)
-    curvature = curvature.clamp_min(1e-12)
-    noise = ((axes.mT @ evaluation.score_noise) * axes.mT).sum(-1)
-    return float(torch.minimum(noise / curvature, curvature).sum())
-
-
-def _enough(problem: Problem, settings: ELBO, k: int, loss: float) -> int:
-    """Draws a patient that should bring the loss under the precision (on lattices it falls faster than 1/K)."""
-    if loss < settings.precision:
-        return k
-    wanted = k * max(1.5, 1.2 * (loss / settings.precision) ** 0.8)
-    return draws_per_patient(problem, int(min(settings.most_draws, wanted)))
-
-
-def settle(likelihood: SimulatedLikelihood, free: Tensor) -> tuple[SimulatedLikelihood, Maximum]:
-    """The maximum on fixed draws; where predictions were linearised, again from each maximum until it stands still."""
-    found = maximise(likelihood, free, tolerance=1e-4, reach=1.0)
-    moved = found.moved
-    for _ in range(8):
-        if not likelihood.tangents or found.moved < STILL:
-            break
-        likelihood = likelihood.renewed(found.free)
-        found = maximise(likelihood, found.free, tolerance=1e-4, reach=1.0)
-        moved += found.moved
-    return likelihood, dataclasses.replace(found, moved=moved)
+    last = rounds(
+        problem,
+        course.free,
+        draw,
+        k,
+        precision=settings.precision,
+        most_draws=settings.most_draws,
+        watch=watch,
+    )
+    if last.maximum.moved >= UNMOVED:
+        course.reason = WANDERED
 
 
 def train_and_maximise(course: Course, settings: ELBO, tell: Note) -> None:

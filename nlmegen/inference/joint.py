@@ -1,4 +1,4 @@
-"""The FOCEI objective minimised over parameters and network weights together.
+"""An objective function minimised over parameters and network weights together.
 
     minimise  F(psi, w) = sum_i O_i(psi, w) + penalty(w)
 
@@ -55,43 +55,49 @@ class Point:
     """The objective at parameters and weights.
 
     Attributes:
-        problem: at these weights.
+        objective: of the problem at these weights.
         free: `[P]`.
         evaluation: of the objective, with scores and the gradient in the weights.
-        value: objective and penalty.
+        value: objective and penalties, those of priors among them.
         gradient: of `value`, parameters first, `[P + W]`.
     """
 
-    problem: Problem
+    objective: Objective
     free: Tensor
     evaluation: Evaluation
     value: float
     gradient: Tensor
 
     @classmethod
-    def at(cls, problem: Problem, free: Tensor, eta: Tensor | None, *, near: bool = True) -> Point:
+    def at(cls, objective: Objective, free: Tensor, eta: Tensor | None, *, near: bool = True) -> Point:
         """Evaluate at `free [P]`, the modes searched from `eta [1, subject, q]`."""
-        found = Objective(problem)(free[None], eta, scores=True, near=near and eta is not None, weights=True)
+        problem = objective.problem
+        found = objective(free[None], eta, scores=True, near=near and eta is not None, weights=True)
         assert found.weight_gradient is not None
         networks, weights = problem.model.networks, problem.weights
         pull = found.weight_gradient[0] + 2.0 * networks.penalties * weights
         value = float(found.total[0]) + float(networks.penalty(weights))
-        return cls(problem, free, found, value, torch.cat((found.gradient[0], pull)))
+        return cls(objective, free, found, value, torch.cat((found.gradient[0], pull)))
+
+    @property
+    def problem(self) -> Problem:
+        """The problem at these weights."""
+        return self.objective.problem
 
     @property
     def ofv(self) -> float:
-        """The objective function without the penalty."""
-        return float(self.evaluation.total[0])
+        """The objective function without penalties."""
+        return float(self.evaluation.ofv[0])
 
     def moved(self, step: Tensor) -> Point:
         """The point after a step `[P + W]`."""
         n = len(self.free)
         problem = self.problem.with_weights(self.problem.weights + step[n:])
-        return Point.at(problem, self.free + step[:n], self.evaluation.eta)
+        return Point.at(self.objective.on(problem), self.free + step[:n], self.evaluation.eta)
 
     def searched_again(self) -> Point:
         """The same parameters and weights with modes searched from zero, if these are better."""
-        other = Point.at(self.problem, self.free, None)
+        other = Point.at(self.objective, self.free, None)
         return other if other.value < self.value else self
 
     def inverse_metric(self, damping: float = 1.0) -> Tensor:
@@ -193,7 +199,7 @@ def learn(point: Point, newton: Callable[[Tensor, Tensor], Outcome], watch: Watc
                 f"the weights of the networks still moved after {found.iterations} steps; give them a penalty"
             )
             return replace(outcome, converged=False, reason=words)
-        point = Point.at(found.point.problem, outcome.surface.free, outcome.surface.eta)
+        point = Point.at(found.point.objective, outcome.surface.free, outcome.surface.eta)
         if found.iterations == 0 or point.value > found.point.value - TOLERANCE:
             break
     return outcome

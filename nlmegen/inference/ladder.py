@@ -11,22 +11,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from ..errors import Status
-from ..maths.quadrature import tensor_grid
-from ..model.problem import LOG_2PI
-from .boundary import FLAT, describe
+from .conclusion import (
+    NOT_FINITE,
+    Uncertainty,
+    light_weights,
+    on_a_grid,
+    slow_absorption,
+    standard_errors,
+)
 from .ebe import modes
 from .estimate import Estimate
-from .families import log_diagonal
-from .flipflop import absorbs_slowly, has_mirror
-from .iwml import FINISH, NUMBERS, Course, draws_per_patient, expected_loss
+from .iwml import FINISH, Course
+from .marginal import GRID_ETAS
 from .posterior import Posterior, log_joint
-from .simulated import SimulatedLikelihood
-from .starts import logarithmic
-from .transport import Chart
-from .uncertainty import covariance_of, determined
+from .settle import draws_per_patient, expected_loss, too_noisy
 from .weights import describe as describe_weights
 
 if TYPE_CHECKING:
@@ -34,13 +34,6 @@ if TYPE_CHECKING:
 
 MEDIAN_ESS, LOW_ESS = 0.5, 0.2
 """A fit is used when the median of ESS / K is above the first and its 10th percentile above the second."""
-LEAST_LOSS, LOSS_SHARE = 0.02, 0.01
-"""And when the expected loss of -2 log L to Monte Carlo is under the first, or under the second for each parameter: an
-estimate's own sampling error costs one unit of -2 log L a parameter, so that noise adds one percent to it."""
-
-GRID_ETAS, GRID_POINTS, FEWEST_NODES, MOST_NODES = 3, 300_000, 7, 9
-"""Standard errors come from a grid up to so many random effects, of about so many points for all subjects together."""
-
 ELBO_DRAWS = 200
 """Draws a subject from q itself, for its bound."""
 
@@ -108,102 +101,27 @@ def verdict(course: Course, ladder: Ladder) -> tuple[bool, str]:
     """Whether the fit may be used, and why."""
     if course.reason:
         return False, course.reason
-    share = ladder.posterior.ess / ladder.posterior.k
-    median, low = float(share.median()), float(share.quantile(0.1))
     if not math.isfinite(ladder.log_likelihood):
-        return (
-            False,
-            "the likelihood is not finite at the estimates; look at the data, or bound the parameters",
-        )
-    if median < MEDIAN_ESS or low < LOW_ESS:
-        return False, (
-            f"the encoder's draws carry too little weight (effective sample size over K: median {median:.2f}, 10th "
-            f"percentile {low:.2f}; at least {MEDIAN_ESS} and {LOW_ESS} are needed): train longer (steps) or look at"
-            " the data"
-        )
-    return too_noisy(course, course.deficit) or (True, course.success)
-
-
-def too_noisy(course: Course, loss: float) -> tuple[bool, str] | None:
-    """What to say where Monte Carlo noise in the parameters costs `loss` of -2 log L; None if that is little."""
-    allowed = max(LEAST_LOSS, LOSS_SHARE * course.problem.P)
-    if not loss > allowed:
-        return None
-    return False, (
-        f"Monte Carlo error costs an expected {loss:.3f} of -2 log L (at most {allowed:.2f} is allowed): "
-        "allow more draws (most_draws)"
-    )
-
-
-@dataclass(frozen=True)
-class Uncertainty:
-    """Covariance of the estimates on the free scale, from R (information) and S (sum of score outer products)."""
-
-    covariance: Tensor | None
-    kind: str
-    information: Tensor | None
-    outer: Tensor | None
-    notes: tuple[str, ...] = ()
-
-
-def curvature(course: Course, posterior: Posterior) -> Tensor:
-    """Second derivatives of the log likelihood at `course.free`, `[P, P]`.
-
-    Curvature is a small difference of large terms where a posterior is nearly as wide as its prior, and draws are too
-    noisy for it. With few random effects the draws are therefore the nodes of a quadrature, laid by each subject's
-    posterior mean and covariance, and q their weights; with many they are those of the maximum, all of them.
-    """
-    problem, free = course.problem, course.free
-    assert course.likelihood is not None
-    if problem.q > GRID_ETAS:
-        return course.likelihood.hessian(free)
-    share = round((GRID_POINTS / problem.n_subjects) ** (1 / problem.q))
-    x, log_weight = tensor_grid(min(max(share, FEWEST_NODES), MOST_NODES), problem.q)
-    spread = 1e-12 * torch.eye(problem.q, dtype=torch.float64)
-    factor = torch.linalg.cholesky(posterior.cov + spread)
-    log_normal = -0.5 * (x * x).sum(-1) - 0.5 * problem.q * LOG_2PI
-    total = torch.zeros(problem.P, problem.P, dtype=torch.float64)
-    size = max(1, NUMBERS // (len(x) * problem.y.shape[-1]))
-    for first in range(0, problem.n_subjects, size):
-        some = torch.arange(first, min(first + size, problem.n_subjects))
-        eta = posterior.mean[some] + (factor[some] @ x[:, None, :, None]).squeeze(-1)
-        log_q = (log_normal - log_weight - math.log(len(x)))[:, None] - log_diagonal(factor[some])
-        chosen = problem.select(some)
-        chart = Chart(chosen, course.likelihood.chart.loose)
-        part = SimulatedLikelihood(chosen, free, eta[:, None], log_q[:, None], chart)
-        total = total + part.hessian(free)
-    return total
+        return False, NOT_FINITE
+    light = light_weights(ladder.posterior.ess / ladder.posterior.k)
+    if light:
+        return False, f"the encoder's draws {light}: train longer (steps) or look at the data"
+    noisy = too_noisy(course.problem, course.deficit)
+    return not noisy, noisy or course.success
 
 
 def uncertainty(course: Course, posterior: Posterior, kind: str | None) -> Uncertainty:
-    """Standard errors at the maximum of the simulated likelihood.
-
-    R is the Hessian by differences of the exact scores, S the outer product of the subjects' scores. A logarithm in
-    which the likelihood is flat marks a parameter at a boundary: it is named, and the others' errors hold given it.
+    """Standard errors at the maximum of the simulated likelihood: on a grid, or with many random effects on all the
+    draws of the maximum.
     """
-    if kind is None or course.likelihood is None or course.problem.P == 0:
-        return Uncertainty(None, "", None, None)
-    information = -curvature(course, posterior)
-    scores = course.likelihood(course.free).scores
-    outer = scores.mT @ scores
-    held = logarithmic(course.problem) & (2.0 * information.diagonal().abs() < FLAT)
-    notes = describe(course.problem, course.free, held)
-    seen = int((course.problem.mask.sum(-1) > 0).sum())
-    kind, weak = determined(kind, seen, int((~held).sum()))
-    notes += [weak] if weak else []
-    covariance, why = covariance_of(information, outer, kind, held)
-    if covariance is None:
-        return Uncertainty(None, "", information, outer, (*notes, why))
-    return Uncertainty(covariance, kind, information, outer, tuple(notes))
-
-
-def _flip_flop(course: Course) -> list[str]:
-    """A word on absorption slower than elimination, which oral data cannot tell from its mirror image."""
-    if has_mirror(course.problem) and absorbs_slowly(course.problem, course.free):
-        return [
-            "absorption is estimated slower than elimination (flip-flop); start from the other values to compare"
-        ]
-    return []
+    problem, free = course.problem, course.free
+    if kind is None or course.likelihood is None or problem.P == 0:
+        return Uncertainty(None, "", None, None, torch.zeros(problem.P, dtype=torch.bool))
+    if problem.q <= GRID_ETAS:
+        information, scores = on_a_grid(problem, free, posterior.mean, posterior.cov)
+    else:
+        information, scores = -course.likelihood.hessian(free), course.likelihood(free).scores
+    return standard_errors(problem, free, information, scores.mT @ scores, kind)
 
 
 def conclude(course: Course, settings: ELBO) -> Estimate:
@@ -220,8 +138,8 @@ def conclude(course: Course, settings: ELBO) -> Estimate:
         and errors.covariance is not None
         and errors.information is not None
     ):
-        loss = expected_loss(course.maximum.evaluation, errors.information)
-        converged, reason = too_noisy(course, loss) or (True, reason)
+        noisy = too_noisy(problem, expected_loss(course.maximum.evaluation, errors.information))
+        converged, reason = not noisy, noisy or reason
     ebe, status = modes(problem, problem.values(course.free), posterior.mean.nan_to_num())
     poor = torch.tensor([word == "refine" for word in posterior.verdict])
     status = status | poor.to(status.dtype) * int(Status.LOW_ESS)
@@ -236,7 +154,7 @@ def conclude(course: Course, settings: ELBO) -> Estimate:
         iterations=course.steps,
         notes=[
             *course.notes,
-            *_flip_flop(course),
+            *slow_absorption(problem, course.free),
             *errors.notes,
             *describe_weights(problem, course.free, posterior.mean.nan_to_num()),
         ],

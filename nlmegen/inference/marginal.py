@@ -22,14 +22,19 @@ from ..errors import FitError
 from ..maths.quadrature import affordable_nodes, tensor_grid
 from ..model.parameters import Values
 from ..model.problem import LOG_2PI, Problem
-from .ebe import Conditional, ConditionalExpansion, find_modes, status_of
+from .ebe import Conditional, ConditionalExpansion, status_of
+from .lattice import shifted_lattice
 from .pareto import pareto_shape
+from .scan import deepest
 
 GRID = 20_000
 """Nodes a subject that a tensor grid may have; more random effects than this allows take fewer nodes a dimension."""
 
 FEWEST_NODES = 3
 """A rule with fewer nodes than this a dimension is not worth the name of an arbiter."""
+
+GRID_ETAS = 3
+"""Up to so many random effects a grid is laid for every subject; beyond, draws are preferred."""
 
 PIECE = 1_000_000
 """Predictions that are worked on at once."""
@@ -60,19 +65,21 @@ class Marginal:
 
 
 def quadrature(
-    problem: Problem, values: Values, nodes: int = 9, *, rounds: int = 0, eta0: Tensor | None = None
+    problem: Problem, values: Values, nodes: int = 9, *, rounds: int = 1, eta0: Tensor | None = None
 ) -> Marginal:
     """log L_i by adaptive Gauss-Hermite quadrature, with the posterior mean and covariance of eta.
 
     The grid is centred at the conditional mode and scaled by the exact Hessian H of -log_joint there,
     eta = mode + L U |D|^(-1/2) x with H = U D U' in the whitened effects z = L^-1 eta, Omega = L L'. Where H is
-    indefinite the absolute eigenvalues stand in, flagged.
+    indefinite the absolute eigenvalues stand in, flagged. It is then laid anew by the posterior mean and covariance
+    that it found: on sparse records, whose posteriors are skewed, that takes most off its error.
 
     Args:
         problem: the binding of page and data.
         values: one parameter vector.
         nodes: nodes a dimension; reduced, with `Marginal.nodes` saying so, to keep the grid under `GRID` nodes.
-        rounds: how often to lay the grid anew by the posterior mean and covariance just found (for skewed posteriors).
+        rounds: how often to lay the grid anew; 0 for the textbook's grid at the mode. Fewer than three nodes a
+            dimension have no covariance worth using, and are never laid anew.
         eta0: where to start the search for the modes, `[subject, q]`.
 
     Returns:
@@ -91,20 +98,49 @@ def quadrature(
             f"quadrature over {problem.q} random effects needs a grid of {min(nodes, FEWEST_NODES)}^{problem.q} nodes a"
             f" subject; at most {GRID} are allowed. Use importance sampling for so many random effects"
         )
-    conditional = Conditional.of(problem, values)
-    if math.prod(conditional.shape) != problem.n_subjects:
+    if math.prod(Conditional.of(problem, values).shape) != problem.n_subjects:
         raise FitError("quadrature takes one parameter vector at a time; call it once for each")
-    found = find_modes(conditional, eta0)
-    centre, scale = _laplace(found.expansion)
+    found = deepest(problem, values, eta0)
+    centre, scale = laplace_scale(found.expansion)
     result = _integrate(problem, values, centre, scale, used)
-    for _ in range(rounds):
-        centre, scale = result[1], _root(result[2])
+    for _ in range(rounds if used >= FEWEST_NODES else 0):
+        centre, scale = result[1], root(result[2])
         result = _integrate(problem, values, centre, scale, used)
     status = status_of(problem, found.expansion.value, found.converged, found.indefinite).flatten()
     return Marginal(*result, status=status, nodes=used)
 
 
-def _laplace(at: ConditionalExpansion) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class Laid:
+    """A subject's grid as weighted points.
+
+    Attributes:
+        eta: nodes, `[K, subject, q]`; log_weights: log of their normalised posterior weights, `[K, subject]`.
+        log_likelihood, mean, cov: as in `Marginal`.
+    """
+
+    eta: Tensor
+    log_weights: Tensor
+    log_likelihood: Tensor
+    mean: Tensor
+    cov: Tensor
+
+
+def lay(problem: Problem, values: Values, nodes: int, rounds: int = 2) -> Laid:
+    """The last of the grids of `quadrature`, kept in full, with `nodes` nodes a dimension."""
+    found = quadrature(problem, values, nodes, rounds=rounds - 1)
+    x, log_weight = tensor_grid(nodes, problem.q)
+    log_weight = log_weight + 0.5 * (x**2).sum(-1) + 0.5 * problem.q * LOG_2PI
+    scale = root(found.cov)
+    eta = found.mean + torch.einsum("nij,kj->kni", scale, x)
+    size = max(1, PIECE // max(1, problem.y.numel()))
+    parts = [problem.log_joint(some, values) for some in torch.split(eta, size)]
+    level = torch.cat(parts).nan_to_num(nan=-math.inf, posinf=-math.inf) + log_weight.unsqueeze(-1)
+    total, mean, cov = moments(level, eta)
+    return Laid(eta, level - total, total + torch.linalg.slogdet(scale)[1], mean, cov)
+
+
+def laplace_scale(at: ConditionalExpansion) -> tuple[Tensor, Tensor]:
     """Centre `[subject, q]` and scale S `[subject, q, q]`, S S' = H^-1 in eta, of the Laplace approximation at a mode.
 
     H is taken in the whitened z = L^-1 eta, where H = U D U' gives S = L U |D|^(-1/2).
@@ -115,7 +151,8 @@ def _laplace(at: ConditionalExpansion) -> tuple[Tensor, Tensor]:
     return at.eta.reshape(-1, q), scale.reshape(-1, q, q)
 
 
-def _root(covariance: Tensor) -> Tensor:
+def root(covariance: Tensor) -> Tensor:
+    """A root S of each covariance, S S' `[subject, q, q]`; flat directions get a little width."""
     eigenvalues, axes = torch.linalg.eigh(covariance)
     root: Tensor = axes * eigenvalues.clamp(min=1e-12).sqrt().unsqueeze(-2)
     return root
@@ -134,12 +171,12 @@ def _integrate(
         eta = centre[index] + torch.einsum("nij,kj->kni", scale[index], x)
         log_joint = torch.nan_to_num(piece.log_joint(eta, values), nan=-math.inf, posinf=-math.inf)
         volume = torch.linalg.slogdet(scale[index])[1]
-        parts.append((*_moments(log_joint + log_weight.unsqueeze(-1), eta), volume))
+        parts.append((*moments(log_joint + log_weight.unsqueeze(-1), eta), volume))
     total, mean, cov, volume = (torch.cat(column) for column in zip(*parts, strict=True))
     return total + volume, mean, cov
 
 
-def _moments(log_weight: Tensor, eta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def moments(log_weight: Tensor, eta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """log sum of the weights `[K, subject]`, and the weighted mean and covariance of eta `[K, subject, q]`."""
     total = torch.logsumexp(log_weight, 0)
     weight = torch.exp(log_weight - total)
@@ -216,7 +253,7 @@ def importance(
     size = max(1, PIECE // (problem.n_subjects * problem.y.shape[-1]))
     log_joint = torch.cat([problem.log_joint(some, values) for some in torch.split(eta, size)])
     log_weight = torch.nan_to_num(log_joint - log_q, nan=-math.inf, posinf=-math.inf)
-    total, mean, cov = _moments(log_weight, eta)
+    total, mean, cov = moments(log_weight, eta)
     relative = torch.exp(log_weight - total) * k
     variance = ((relative - 1) ** 2).sum(0) / max(k - 1, 1)
     bias = variance / (2 * k)
@@ -237,7 +274,7 @@ class StudentLaplace:
     """A multivariate Student t at the conditional mode, scaled by the Hessian there: thick tails for any joint.
 
     Attributes:
-        mode: `[subject, q]`.
+        mode: its centre, `[subject, q]`.
         scale: a root S of the scale matrix, S S' = H^-1, `[subject, q, q]`.
         df: degrees of freedom, a whole number.
     """
@@ -247,18 +284,47 @@ class StudentLaplace:
     df: int = 5
 
     @classmethod
-    def at_modes(cls, problem: Problem, values: Values, df: int = 5) -> StudentLaplace:
-        """The proposal for a problem at one parameter vector."""
-        return cls(*_laplace(find_modes(Conditional.of(problem, values), None).expansion), df)
+    def at_modes(
+        cls, problem: Problem, values: Values, df: int = 5, eta0: Tensor | None = None
+    ) -> StudentLaplace:
+        """The proposal for a problem at one parameter vector; the modes are searched from `eta0 [subject, q]`."""
+        return cls(*laplace_scale(deepest(problem, values, eta0).expansion), df)
 
     def sample(self, k: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """k draws a subject: eta `[k, subject, q]` and log density `[k, subject]`."""
+        """k independent draws a subject: eta `[k, subject, q]` and log density `[k, subject]`."""
         n, q = self.mode.shape
         normal = torch.randn(k, n, q, dtype=torch.float64, generator=generator)
         chi_square = (torch.randn(k, n, self.df, dtype=torch.float64, generator=generator) ** 2).sum(-1)
-        x = normal * (self.df / chi_square).sqrt().unsqueeze(-1)
-        eta = self.mode + torch.einsum("nij,knj->kni", self.scale, x)
+        return self._at(normal * (self.df / chi_square).sqrt().unsqueeze(-1))
+
+    def draw(self, k: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draws on shifted lattices, evener than `sample`: eta `[k / shifts, shifts, subject, q]` and log density.
+
+        The chi-square of df degrees of freedom is a sum of df / 2 exponential variables (and a squared normal one, if
+        df is odd), each with a coordinate of its own.
+        """
+        n, q = self.mode.shape
+        pairs, single = divmod(self.df, 2)
+        uniform = shifted_lattice(k, n, q + pairs + single, generator)
+        normal: Tensor = torch.special.ndtri(uniform[..., : q + single])
+        chi_square = -2.0 * uniform[..., q + single :].log().sum(-1)
+        if single:
+            chi_square = chi_square + normal[..., q] ** 2
+        return self._at(normal[..., :q] * (self.df / chi_square).sqrt().unsqueeze(-1))
+
+    def _at(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """eta = mode + S x and its log density, for standard t variables `x [*draw, subject, q]`."""
+        return self.mode + torch.einsum("nij,...nj->...ni", self.scale, x), self._density(x)
+
+    def log_density(self, eta: Tensor) -> Tensor:
+        """log q(eta), `[*draw, subject, q]` -> `[*draw, subject]`."""
+        inverse = torch.linalg.inv(self.scale)
+        return self._density(torch.einsum("nij,...nj->...ni", inverse, eta - self.mode))
+
+    def _density(self, x: Tensor) -> Tensor:
+        q = self.mode.shape[-1]
         half = 0.5 * (self.df + q)
         constant = math.lgamma(half) - math.lgamma(0.5 * self.df) - 0.5 * q * math.log(self.df * math.pi)
-        log_q = constant - half * torch.log1p((x**2).sum(-1) / self.df) - torch.linalg.slogdet(self.scale)[1]
-        return eta, log_q
+        tail: Tensor = half * torch.log1p((x**2).sum(-1) / self.df)
+        density: Tensor = constant - tail - torch.linalg.slogdet(self.scale)[1]
+        return density

@@ -1,4 +1,6 @@
-"""The search for the maximum of a simulated likelihood: BFGS from the metric of the subjects' scores."""
+"""The search for the maximum of a simulated likelihood, times the priors where there are any: BFGS from the metric of
+the subjects' scores.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .penalty import penalty_hessian
 from .simulated import Evaluation, SimulatedLikelihood
 
 
@@ -50,14 +53,14 @@ def maximise(
         iterations: at most.
         step_limit: largest entry of one step.
         reach: largest entry of the whole move (draws are only good near where they were made).
-        tolerance: stop when the predicted gain in log likelihood is under this.
+        tolerance: stop when the predicted gain in the objective is under this.
         least_ess: no step may bring the median effective sample size under this share of the first.
     """
     start = free
     here = likelihood(free)
     first_ess = here.ess
     least = least_ess * float(first_ess.median())
-    outer = here.scores.mT @ here.scores
+    outer = here.scores.mT @ here.scores + 0.5 * penalty_hessian(likelihood.problem, free)
     metric = inverse_information(outer)
     identity = torch.eye(len(free), dtype=torch.float64)
     settled = False
@@ -96,7 +99,7 @@ def _line_search(
     for _ in range(10):
         new = torch.minimum(torch.maximum(free + step, start - reach), start + reach)
         there = likelihood(new)
-        if there.log_likelihood > here.log_likelihood and float(there.ess.median()) > least:
+        if there.objective > here.objective and float(there.ess.median()) > least:
             return new, there
         step = 0.4 * step
     return None

@@ -1,37 +1,46 @@
-"""The FOCEI objective function and its exact gradient.
+"""What the classic methods minimise: an approximation of -2 log L, evaluated for batches of parameter vectors.
 
-The integral over eta of each subject is approximated at its conditional mode (see `ebe`; eta = L z, Omega = L L'):
+Every member of the family gives each subject's share O_i of the objective function and its exact derivatives in the
+free parameters,
 
-    O_i = 2 l_i(z*) + log det K_i ,    K = I + J' W J ,    J = df/dz ,    W = 1/R + (R'/R)^2 / 2
+    sum_i O_i  ~  -2 log L - n_obs log 2 pi ,
 
-and sum_i O_i = -2 log L - n_obs log 2 pi is NONMEM's objective function (first-order conditional estimation with
-interaction; log det K is its log det Omega + log det(J' W J + Omega^-1)). The modes move with the parameters psi. With
-w = d log det K / dz and u = H^-1 w, where H is the exact Hessian of l at the mode, implicit differentiation gives each
-subject's total derivative
-
-    d O_i / d psi = partial O_i / partial psi - u' partial^2 l_i / partial z partial psi
-
-whose right side is one reverse pass through a first-order Taylor prediction in which every subject has its own copy of
-the parameters (the same pass gives the derivative of the sum in network weights, which all share): the cotangents of f,
-J, R and R' are written out below, so reverse mode sees the page alone. The error of this gradient is first order in the
-error of the mode, which is why the modes are so tight.
-
-See Almquist, Leander & Jirstrand, J Pharmacokinet Pharmacodyn 42:191-209 (2015), doi:10.1007/s10928-015-9409-1.
+and differs from the others in `evaluate` alone. Here is what they share: subjects and vectors are worked on in pieces
+of bounded memory, and -2 log of the priors on the page joins the sum, with its derivatives, in the end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
+from ..model.parameters import Values
 from ..model.problem import Problem
-from .ebe import Conditional, ConditionalExpansion, Terms, find_modes, predict_along
+from .penalty import penalty_gradient, penalty_hessian
 
 PIECE = 400_000
 """Numbers in a second-order prediction that are worked on at once: more only costs memory and cache misses."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is wanted of an evaluation.
+
+    Attributes:
+        scores: also the derivatives in the free parameters.
+        near: the modes are known to be close to where their search starts.
+        weights: also the derivative in the network weights, for one parameter vector, with the scores.
+        tolerance: Newton decrement of the modes; the objective errs by the square root of it.
+    """
+
+    scores: bool = False
+    near: bool = False
+    weights: bool = False
+    tolerance: float = 1e-16
 
 
 @dataclass(frozen=True)
@@ -41,12 +50,15 @@ class Evaluation:
     Attributes:
         objective: O_i, `[*draw, subject]`; infinite where the density is not finite at the mode.
         score: d O_i / d free, `[*draw, subject, free]`; None when not asked for.
-        weight_gradient: d sum_i O_i / d weights, `[1, W]`; None when not asked for.
-        eta: conditional modes, `[*draw, subject, q]`.
+        eta: conditional modes, `[*draw, subject, q]`; zero where the method has none.
         depth: l_i at the modes, by which modes are compared, `[*draw, subject]`.
         converged, indefinite: of the search for the modes, `[*draw, subject]` bool.
         factor: Cholesky factor L of Omega, `[*draw, subject, q, q]`.
         root: Cholesky factor of H (of K where H is indefinite), `[*draw, subject, q, q]`.
+        weight_gradient: d sum_i O_i / d weights, `[1, W]`; None when not asked for.
+        average, spread: posterior mean `[*draw, subject, q]` and covariance `[*draw, subject, q, q]` of eta where the
+            method has better ones than the mode and the curvature there.
+        penalty: -2 log prior `[*draw]`, and `pull` its derivative `[*draw, free]`; None on a page without priors.
     """
 
     objective: Tensor
@@ -58,61 +70,120 @@ class Evaluation:
     factor: Tensor
     root: Tensor
     weight_gradient: Tensor | None = None
+    average: Tensor | None = None
+    spread: Tensor | None = None
+    penalty: Tensor | None = None
+    pull: Tensor | None = None
 
     @property
-    def total(self) -> Tensor:
-        """The objective function of every parameter vector, `[*draw]`."""
+    def ofv(self) -> Tensor:
+        """The objective function of every parameter vector without the priors, `[*draw]`."""
         return self.objective.sum(-1)
 
     @property
-    def gradient(self) -> Tensor:
-        """Its derivative in the free parameters, `[*draw, free]`."""
+    def total(self) -> Tensor:
+        """What is minimised: the objective function and -2 log prior, `[*draw]`."""
+        return self.ofv if self.penalty is None else self.ofv + self.penalty
+
+    @property
+    def slope(self) -> Tensor:
+        """The derivative of `ofv` in the free parameters, `[*draw, free]`."""
         if self.score is None:
             raise ValueError("this evaluation was made without scores; ask for them with scores=True")
         return self.score.sum(-2)
 
     @property
+    def gradient(self) -> Tensor:
+        """The derivative of `total` in the free parameters, `[*draw, free]`."""
+        return self.slope if self.pull is None else self.slope + self.pull
+
+    @property
+    def mean(self) -> Tensor:
+        """Posterior mean of eta `[*draw, subject, q]`, the mode where the method knows no better."""
+        return self.eta if self.average is None else self.average
+
+    @property
     def cov(self) -> Tensor:
-        """Covariance of eta under the Laplace approximation, L H^-1 L', `[*draw, subject, q, q]`."""
+        """Posterior covariance of eta `[*draw, subject, q, q]`, Laplace's L H^-1 L' where there is no better."""
+        if self.spread is not None:
+            return self.spread
         half: Tensor = torch.linalg.solve_triangular(self.root, self.factor.mT, upper=False)
         return half.mT @ half
 
     def first(self) -> Evaluation:
         """The evaluation at the first parameter vector alone, the leading axis kept."""
-        return Evaluation(
-            self.objective[:1],
-            None if self.score is None else self.score[:1],
-            self.eta[:1],
-            self.depth[:1],
-            self.converged[:1],
-            self.indefinite[:1],
-            self.factor[:1],
-            self.root[:1],
-            self.weight_gradient,
-        )
+        own: dict[str, Any] = {name: getattr(self, name) for name in _NAMES}
+        first: dict[str, Any] = {name: None if x is None else x[:1] for name, x in own.items()}
+        return Evaluation(**first)
 
 
-class Objective:
-    """The FOCEI objective of a problem, evaluated for batches of parameter vectors.
+_NAMES = tuple(field.name for field in fields(Evaluation))
+
+
+class Objective(ABC):
+    """An objective function of a problem, evaluated for batches of parameter vectors.
 
     Args:
         problem: the binding of page and data.
 
+    Attributes:
+        source: what `Estimate.ofv_source` calls it.
+        conditional: whether subjects have conditional modes, that move with the parameters.
+        learns: whether it has derivatives in the weights of networks.
+
     Example:
-        >>> Objective(problem)(problem.start[None], scores=True).gradient.shape[-1] == problem.P  # doctest: +SKIP
+        >>> FOCEIObjective(problem)(problem.start[None], scores=True).gradient.shape[-1] == problem.P  # doctest: +SKIP
         True
     """
 
+    source: str
+    conditional: ClassVar[bool] = True
+    learns: ClassVar[bool] = False
+
     def __init__(self, problem: Problem) -> None:
-        self.problem = problem
-        per_subject = problem.y.shape[-1] * max(problem.q, 1) ** 2
-        size = max(1, PIECE // per_subject)
+        self.problem = problem.hasten()
+        size = max(1, PIECE // self.share)
         self._subjects = [torch.arange(problem.n_subjects)] if size >= problem.n_subjects else []
         self._pieces = [problem]
         if not self._subjects:
             self._subjects = list(torch.split(torch.arange(problem.n_subjects), size))
             self._pieces = [problem.select(index) for index in self._subjects]
         self._vectors = max(1, size // problem.n_subjects)
+
+    def on(self, problem: Problem) -> Self:
+        """The same objective of another problem."""
+        return type(self)(problem)
+
+    @property
+    def modal(self) -> Objective:
+        """An objective with the same conditional modes that costs little more than these."""
+        return self
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a fit has to say of this objective, in words."""
+        return []
+
+    @property
+    def share(self) -> int:
+        """Numbers that one subject adds to a prediction at one parameter vector, derivatives included."""
+        return self.problem.y.shape[-1] * max(self.problem.q, 1) ** 2
+
+    @property
+    def cost(self) -> int:
+        """What an evaluation at one parameter vector costs, in numbers of second-order predictions."""
+        return self.share * self.problem.n_subjects
+
+    @abstractmethod
+    def evaluate(self, problem: Problem, free: Tensor, eta: Tensor, ask: Request) -> Evaluation:
+        """Evaluate one piece of the subjects.
+
+        Args:
+            problem: these subjects.
+            free: parameter vectors `[draw, P]`.
+            eta: where the searches for the modes start, `[draw, subject, q]`.
+            ask: what is wanted.
+        """
 
     def __call__(
         self,
@@ -126,18 +197,13 @@ class Objective:
     ) -> Evaluation:
         """Evaluate at `free [draw, P]`, searching the modes from `eta [draw or 1, subject, q]` (zero when None).
 
-        Args:
-            free: parameter vectors.
-            eta: where the searches for the modes start.
-            scores: also the derivatives.
-            near: the modes are known to be close to `eta`.
-            weights: also the derivative in the network weights, for one parameter vector, with the scores.
-            tolerance: Newton decrement of the modes; the objective errs by the square root of it.
+        The other arguments are those of a `Request`.
         """
         if weights and len(free) != 1:
             raise ValueError(
                 f"the derivative in the weights is that of one parameter vector, got {len(free)}"
             )
+        ask = Request(scores, near, weights, tolerance)
         shape = (free.shape[0], self.problem.n_subjects, self.problem.q)
         eta = free.new_zeros(shape) if eta is None else eta.expand(shape)
         rows = []
@@ -145,120 +211,70 @@ class Objective:
             torch.split(free, self._vectors), torch.split(eta, self._vectors), strict=True
         ):
             parts = [
-                _evaluate(piece, some, start[:, index], scores, near, weights, tolerance)
+                self.evaluate(piece, some, start[:, index], ask)
                 for piece, index in zip(self._pieces, self._subjects, strict=True)
             ]
             rows.append(_joined(parts, 1))
-        return _joined(rows, 0)
+        found = _joined(rows, 0)
+        return self._penalised(found, free) if self.problem.penalised else found
+
+    def _penalised(self, found: Evaluation, free: Tensor) -> Evaluation:
+        penalty, pull = penalty_gradient(self.problem, free)
+        return replace(found, penalty=penalty, pull=pull)
+
+    def penalty_hessian(self, free: Tensor) -> Tensor:
+        """Second derivatives of -2 log prior at `free [P]`, `[P, P]`; zero on a page without priors."""
+        return penalty_hessian(self.problem, free)
+
+    def tension(self, free: Tensor, evaluation: Evaluation) -> float:
+        """Squared standardised residuals and random effects at the modes, summed, for each observation.
+
+        Its expectation at the truth is about 1; not finite where the density is not.
+
+        Args:
+            free: one parameter vector `[P]`.
+            evaluation: the objective there, leading axis of length one.
+        """
+        problem = self.problem
+        values = problem.values(free[None])
+        f = problem.predict(evaluation.eta, values).f
+        variance = problem.variance(f, values)[0]
+        squares = ((problem.y - f) ** 2 / variance * problem.mask).sum()
+        if problem.q:
+            white = torch.linalg.solve_triangular(
+                values.factor.unsqueeze(-3), evaluation.eta.unsqueeze(-1), upper=False
+            )
+            squares = squares + (white**2).sum()
+        return float(squares) / max(float(problem.mask.sum()), 1.0)
 
 
 def _joined(parts: list[Evaluation], dim: int) -> Evaluation:
+    """Evaluations of several pieces as one, along the axis of the vectors (0) or of the subjects (1)."""
     if len(parts) == 1:
         return parts[0]
-
-    def cat(take: Callable[[Evaluation], Tensor]) -> Tensor:
-        return torch.cat([take(part) for part in parts], dim)
-
-    scores = [part.score for part in parts if part.score is not None]
-    pulls = [part.weight_gradient for part in parts if part.weight_gradient is not None]
-    return Evaluation(
-        cat(lambda e: e.objective),
-        torch.cat(scores, dim) if scores else None,
-        cat(lambda e: e.eta),
-        cat(lambda e: e.depth),
-        cat(lambda e: e.converged),
-        cat(lambda e: e.indefinite),
-        cat(lambda e: e.factor),
-        cat(lambda e: e.root),
-        torch.stack(pulls).sum(0) if pulls else None,
-    )
+    whole: dict[str, Any] = {}
+    for name in _NAMES:
+        several = [x for x in (getattr(part, name) for part in parts) if x is not None]
+        if name == "weight_gradient" and several:
+            whole[name] = torch.stack(several).sum(0)
+        else:
+            whole[name] = torch.cat(several, dim) if several else None
+    return Evaluation(**whole)
 
 
-def _evaluate(
-    problem: Problem, free: Tensor, eta: Tensor, scores: bool, near: bool, weights: bool, tolerance: float
-) -> Evaluation:
-    with torch.no_grad():
-        found = find_modes(Conditional.of(problem, problem.values(free)), eta, near=near, tolerance=tolerance)
-        at = found.expansion
-        root, _ = torch.linalg.cholesky_ex(at.information)
-        objective = 2 * (at.value + root.diagonal(dim1=-2, dim2=-1).log().sum(-1) - problem.log_jacobian)
-        objective = torch.where(torch.isfinite(objective), objective, torch.inf)
-        hessian = torch.where(found.indefinite[..., None, None], at.information, at.hessian)
-        hessian_root, _ = torch.linalg.cholesky_ex(hessian)
-    score = pull = None
-    if scores:
-        score, pull = _scores(problem, free, at, root, hessian_root, weights)
-    factor = at.factor.expand_as(hessian_root)
-    return Evaluation(
-        objective, score, at.eta, at.value, found.converged, found.indefinite, factor, hessian_root, pull
-    )
+def by_subject(problem: Problem, copies: Tensor) -> Values:
+    """The values of a parameter vector for every subject, `[*draw, subject, P]`, as a page takes them.
 
-
-def _scores(
-    problem: Problem,
-    free: Tensor,
-    at: ConditionalExpansion,
-    root: Tensor,
-    hessian_root: Tensor,
-    weights: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """d O_i / d free `[draw, subject, free]` by one reverse pass with a copy of the parameters for every subject.
-
-    The network weights have no copies: the same pass returns the derivative of the sum over subjects, `[1, W]`, when
-    asked for.
+    Reverse mode through them gives every subject its own derivatives in one pass.
     """
-    copies = free.unsqueeze(-2).repeat(1, at.z.shape[-2], 1).requires_grad_()
-    leaves = [copies]
-    if weights:
-        leaves.append(problem.weights.detach().clone().requires_grad_())
-        problem = problem.with_weights(leaves[1])
-    with torch.enable_grad():
-        values = problem.values(copies)
-        values = replace(
-            values,
-            theta={name: x.squeeze(-1) for name, x in values.theta.items()},
-            sigma={name: x.squeeze(-1) for name, x in values.sigma.items()},
-        )
-        eta = torch.matmul(values.factor, at.z.unsqueeze(-1)).squeeze(-1)
-        prediction = predict_along(problem, eta, values, values.factor, 1)
-        f = prediction.f
-        variance, slope, _ = (x.expand(f.shape) for x in problem.variance(f.detach(), values))
-    with torch.no_grad():
-        pairs = _cotangents(at, root, hessian_root)
-    outputs = {"f": f, "jac": prediction.jac, "variance": variance, "slope": slope}
-    used = [(x, pairs[k]) for k, x in outputs.items() if k in pairs and x is not None and x.requires_grad]
-    if not used:
-        return torch.zeros_like(copies), torch.zeros_like(leaves[1])[None] if weights else None
-    tensors, cotangents = zip(*used, strict=True)
-    found = torch.autograd.grad(tensors, leaves, cotangents, allow_unused=True, materialize_grads=True)
-    return found[0], found[1][None] if weights else None
+    values = problem.values(copies)
+    return replace(
+        values,
+        theta={name: x.squeeze(-1) for name, x in values.theta.items()},
+        sigma={name: x.squeeze(-1) for name, x in values.sigma.items()},
+    )
 
 
-def _cotangents(at: ConditionalExpansion, root: Tensor, hessian_root: Tensor) -> dict[str, Tensor]:
-    """Partial derivatives of O_i - u' dl_i/dz (u held) in f, J, R and R'."""
-    terms: Terms = at.terms
-    e, r, scaled, relative = terms.residual, terms.inverse, terms.scaled, terms.relative
-    square = scaled * e
-    explained = torch.zeros_like(e)  # a' K^-1 a, for the column a of J at one time
-    across = torch.zeros_like(e)  # u' a
-    out: dict[str, Tensor] = {}
-    if at.jac is not None and at.hess is not None:
-        solved = torch.cholesky_solve(at.jac, root)
-        explained = (solved * at.jac).sum(-2)
-        turned = relative * (terms.bend * r - relative**2) - terms.slope * r**2  # dW/df
-        bent = (at.hess * solved.movedim(-2, 0)).sum(1).movedim(0, -2)
-        pull = torch.matmul(at.jac, (turned * explained).unsqueeze(-1))
-        pull = pull + 2 * torch.matmul(bent, terms.weight.unsqueeze(-1))
-        u = torch.cholesky_solve(pull, hessian_root)
-        across = torch.matmul(u.mT, at.jac).squeeze(-2)
-        jac = 2 * terms.weight.unsqueeze(-2) * solved - u * terms.first.unsqueeze(-2)
-        out["jac"] = jac.movedim(-2, 0)
-    first_r = r * (scaled * (1 + e * relative) - 0.5 * relative)  # d phi' / dR
-    first_s = 0.5 * r * (1 - square)  # d phi' / dR'
-    weight_r = -(r**2) - relative**2 * r
-    weight_s = relative * r
-    out["variance"] = r * (1 - square) + weight_r * explained - across * first_r
-    out["slope"] = weight_s * explained - across * first_s
-    direct = -2 * scaled - across * (r + scaled * relative)
-    out["f"] = direct + terms.slope * out["variance"] + terms.bend * out["slope"]
-    return out
+def copied(free: Tensor, subjects: int) -> Tensor:
+    """A copy of each parameter vector for every subject, `[draw, subject, P]`, whose gradient is kept."""
+    return free.detach().unsqueeze(-2).repeat(1, subjects, 1).requires_grad_()

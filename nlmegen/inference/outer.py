@@ -50,7 +50,8 @@ SETTLED = 1e-4
 """The same for a dear Hessian, and the promise at which score outer products have done their work."""
 
 CHEAP = 400_000
-"""Second-order numbers in a batch of P + 1 vectors up to which differences are taken at every iteration."""
+"""Cost of a batch of P + 1 vectors, in numbers of second-order predictions, up to which differences are taken at every
+iteration."""
 
 
 @dataclass
@@ -59,9 +60,9 @@ class Surface:
 
     Attributes:
         free: the point `[P]`.
-        value: objective function.
-        gradient: `[P]`.
-        hessian: of the objective function `[P, P]`; from differences or from scores.
+        value: what is minimised: the objective function, and -2 log prior where the page has priors.
+        gradient: of `value`, `[P]`.
+        hessian: of `value`, `[P, P]`; its objective function's part from differences or from scores.
         exact: whether the Hessian comes from differences of the gradient.
         evaluation: of the point alone (leading axis of length one), with scores.
         drift: how the modes move with the parameters, d eta / d free `[P, subject, q]`, from the same differences.
@@ -116,6 +117,7 @@ class Outer:
         held: parameters to leave where they are, `[P]` bool.
         tolerance: largest promised decrease (half the Newton decrement, objective function units) of a finished search.
         max_iterations: largest number of iterations.
+        lacking: what the score outer product lacks of the Hessian near the start, `[P, P]`, if somebody knows.
         watch: called with the surface at every iteration.
     """
 
@@ -127,17 +129,17 @@ class Outer:
         held: Tensor | None = None,
         tolerance: float = 1e-7,
         max_iterations: int = 200,
+        lacking: Tensor | None = None,
         watch: Watch | None = None,
     ) -> None:
         self.objective, self.logarithmic = objective, logarithmic
         self.held = torch.zeros_like(logarithmic) if held is None else held
         self.moving = (~self.held).nonzero().squeeze(-1)
         self.tolerance, self.max_iterations, self.watch = tolerance, max_iterations, watch
+        self.lacking = lacking
         self.best: Surface | None = None
         self.iterations = 0
-        problem = objective.problem
-        numbers = problem.n_subjects * problem.y.shape[-1] * max(problem.q, 1) ** 2
-        self.cheap = numbers * (len(self.moving) + 1) <= CHEAP
+        self.cheap = objective.cost * (len(self.moving) + 1) <= CHEAP
         self.polish = POLISH if self.cheap else SETTLED
 
     # -- the surface ------------------------------------------------------------------------------------------------
@@ -157,23 +159,31 @@ class Outer:
         unit = DIFFERENCE * self.scale(free, None if self.best is None else self.best.hessian)
         points = torch.cat((free[None], free + torch.diag(unit)[self.moving]))
         everything = self.objective(points, eta, scores=True, near=near)
-        gradient = everything.gradient
-        rows = (gradient[1:] - gradient[0]) / unit[self.moving, None]
+        slope = everything.slope
+        rows = (slope[1:] - slope[0]) / unit[self.moving, None]
         hessian = torch.zeros_like(free).diag()
         block = rows[:, self.moving]
         hessian[self.moving[:, None], self.moving] = 0.5 * (block + block.T)
+        hessian = self._with_priors(hessian, free)
         point = everything.first()
         if not bool(torch.isfinite(hessian).all()):
             return self._by_scores(free, point)
         drift = torch.zeros((len(free), *point.eta.shape[1:]), dtype=torch.float64)
         drift[self.moving] = (everything.eta[1:] - point.eta) / unit[self.moving, None, None]
-        return Surface(free, float(point.total[0]), gradient[0], hessian, True, point, drift)
+        return Surface(free, float(point.total[0]), point.gradient[0], hessian, True, point, drift)
 
     def _by_scores(self, free: Tensor, point: Evaluation) -> Surface:
         score = point.score
         assert score is not None
-        hessian = 0.5 * score[0].T @ score[0]
+        hessian = self._with_priors(0.5 * score[0].T @ score[0], free)
         return Surface(free, float(point.total[0]), point.gradient[0], hessian, False, point)
+
+    def _with_priors(self, hessian: Tensor, free: Tensor) -> Tensor:
+        """A Hessian `[P, P]` and the second derivatives of -2 log prior in the parameters that move."""
+        if not self.objective.problem.penalised:
+            return hessian
+        moves = (~self.held).to(free.dtype)
+        return hessian + self.objective.penalty_hessian(free) * moves * moves[:, None]
 
     def by_scores(self, free: Tensor, eta: Tensor | None) -> Surface:
         """Value, gradient and score outer product at `free [P]`."""
@@ -264,7 +274,7 @@ class Outer:
     def _secant(self, free: Tensor, eta: Tensor | None) -> Outcome:
         """Quasi-Newton iterations from score outer products, to where a difference Hessian is worth its price."""
         surface = self.by_scores(free, eta)
-        correction = torch.zeros_like(surface.hessian)
+        correction = torch.zeros_like(surface.hessian) if self.lacking is None else self.lacking
         radius = FIRST_RADIUS
         while True:
             surface.hessian = surface.hessian + correction

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from .families import Family, log_diagonal, times
 from .lattice import shifted_lattice
-from .marginal import StudentLaplace
 from .pareto import pareto_shape
 
 if TYPE_CHECKING:
@@ -31,6 +30,9 @@ if TYPE_CHECKING:
 
 FEWEST_DRAWS = 25
 """Fewer draws than this leave no tail from which k-hat could judge the weights."""
+
+GOOD, USABLE = 0.02, 0.1
+"""Errors of a quadrature, in log likelihood and posterior SD, under which it is good, or usable."""
 
 PIECE = 2_000_000
 """Predictions made at once: more only costs memory."""
@@ -95,6 +97,11 @@ class Posterior:
         log_likelihood: log mean weight, the estimate of log p(y), `[subject]`.
         ess: effective sample size out of K, `[subject]`.
         khat: Pareto shape of the largest weights, `[subject]`.
+        how: by what means, a word a patient: "encoder", "importance", "quadrature" (nodes with their weights), or
+            "laplace" (a Gaussian at the mode).
+        error: of a quadrature, the change that two nodes fewer make: the largest of log p(y) and, in posterior SD, the
+            means, `[subject]`; NaN for patients with random draws, None where all have them. Effective sample size
+            and khat of a quadrature are NaN.
 
     Example:
         >>> posterior = fit.posterior(new_patients)           # doctest: +SKIP
@@ -108,6 +115,8 @@ class Posterior:
     log_likelihood: Tensor
     ess: Tensor
     khat: Tensor
+    how: tuple[str, ...] = ()
+    error: Tensor | None = None
 
     @classmethod
     def weigh(
@@ -120,20 +129,35 @@ class Posterior:
         ess = 1.0 / (2.0 * log_weights).exp().sum(0)
         return cls(ids, eta_names, draws, log_weights, total - math.log(k), ess, pareto_shape(log_ratio))
 
-    @classmethod
-    def laplace(cls, problem: Problem, values: Values, k: int = 1000, seed: int = 0) -> Posterior:
-        """Of any page, without an encoder: draws from a Student t at each conditional mode.
+    def replaced(self, index: Tensor, other: Posterior) -> Posterior:
+        """With the patients at `index` taken from another posterior of them alone, unless that is no better.
 
-        Args:
-            problem: the page bound to the patients.
-            values: the parameters, without draw axes.
-            k: draws a patient.
-            seed: of the draws.
+        The other may have fewer draws than this one: draws of weight zero fill it up.
         """
-        proposal = StudentLaplace.at_modes(problem, values)
-        eta, log_q = proposal.sample(k, torch.Generator().manual_seed(seed))
-        ratio = log_joint(problem, eta, values) - log_q
-        return cls.weigh(tuple(problem.population.ids), tuple(problem.eta_names), eta, ratio)
+        word = {"refine": 0, "usable": 1, "good": 2}
+        better = [word[other.verdict[j]] > word[self.verdict[i]] for j, i in enumerate(index.tolist())]
+        kept = torch.tensor(better, dtype=torch.bool)
+        index, source = index[kept], kept.nonzero().flatten()
+        missing = self.k - other.k
+        draws = torch.cat([other.draws, other.draws[:1].expand(missing, -1, -1)])[:, source]
+        empty = torch.full_like(other.log_weights[:1], -math.inf).expand(missing, -1)
+        how, error = list(self.how or ("",) * len(self.ids)), self.error
+        for i, j in zip(index.tolist(), source.tolist(), strict=True):
+            how[i] = other.how[j]
+        if other.error is not None:
+            error = torch.full_like(self.ess, math.nan) if error is None else error
+            error = error.index_copy(0, index, other.error[source])
+        return Posterior(
+            self.ids,
+            self.eta_names,
+            self.draws.index_copy(1, index, draws),
+            self.log_weights.index_copy(1, index, torch.cat([other.log_weights, empty])[:, source]),
+            self.log_likelihood.index_copy(0, index, other.log_likelihood[source]),
+            self.ess.index_copy(0, index, other.ess[source]),
+            self.khat.index_copy(0, index, other.khat[source]),
+            tuple(how),
+            error,
+        )
 
     @property
     def k(self) -> int:
@@ -158,7 +182,7 @@ class Posterior:
         The limit on khat is min(1 - 1 / log10 K, 0.7) (Vehtari et al. 2024, JMLR 25:72). A heavy tail of weights
         that are nearly equal does no harm, so khat counts against a patient together with a low effective sample
         size. A khat that could not be computed (NaN or infinite) vouches for nothing; minus infinity is that of
-        equal weights.
+        equal weights. A quadrature is judged by its error.
         """
         limit = min(1.0 - 1.0 / math.log10(max(self.k, 11)), 0.7)
         share = self.ess / self.k
@@ -166,6 +190,10 @@ class Posterior:
         unknown = self.khat.isnan() | self.khat.isposinf()
         poor = (share < 0.1) | (heavy & (share < 0.5)) | unknown | ~self.log_likelihood.isfinite()
         good = ~heavy & (share >= 0.5)
+        if self.error is not None:
+            grid = ~self.error.isnan()
+            poor = torch.where(grid, ~(self.error < USABLE) | ~self.log_likelihood.isfinite(), poor)
+            good = torch.where(grid, self.error < GOOD, good)
         return tuple(
             "refine" if bad else "good" if fine else "usable"
             for bad, fine in zip(poor.tolist(), good.tolist(), strict=True)

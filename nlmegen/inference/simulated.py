@@ -5,8 +5,8 @@ With draws eta_ik of q_i carried along with the parameters (`transport`), subjec
     l_i(free) = log 1/K sum_k exp[ log p(y_i, eta_ik + T_i (free - free_0); free) - log q_i(eta_ik) ]
 
 a smooth function whose maximiser tends to the maximum likelihood as K grows, whatever q is. Along the thetas that
-have no eta of their own the prediction is linearised at free_0; value and scores are exact there, so `maximise` re-
-linearises until it stands still.
+have no eta of their own (and the entries of L, Omega = L L', that draws follow) the prediction is linearised at free_0;
+value and scores are exact there, so `settle` re-linearises until it stands still.
 
 Draws come in independent groups (`lattice`), `[draw, group, subject]`: the spread between groups is the Monte Carlo
 error.
@@ -26,10 +26,15 @@ from torch import Tensor
 from ..model.problem import LOG_2PI
 from .families import log_diagonal
 from .linearise import gaussian_score
+from .penalty import penalty_gradient
 from .transport import Chart
 
 if TYPE_CHECKING:
     from ..model.problem import Problem
+
+
+IMPOSSIBLE = 1e100
+"""Squared standardised residual of a draw that has weight zero whatever the residual error becomes."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class Evaluation:
         group_log_likelihood: each group's own estimate of a subject's term, `[group, subject]`.
         group_scores: each group's own estimate of a subject's score, `[group, subject, P]`.
         log_weights: log p - log q, `[draw, group, subject]`.
+        log_prior, prior_gradient: of the parameters, and its derivative `[P]`; zero on a page without priors.
     """
 
     log_likelihood: float
@@ -49,17 +55,23 @@ class Evaluation:
     group_log_likelihood: Tensor
     group_scores: Tensor
     log_weights: Tensor
+    log_prior: float
+    prior_gradient: Tensor
+
+    @property
+    def objective(self) -> float:
+        """What is maximised: log likelihood and log prior."""
+        return self.log_likelihood + self.log_prior
 
     @property
     def gradient(self) -> Tensor:
-        """Derivative of the log likelihood, `[P]`."""
-        return self.scores.sum(0)
+        """Derivative of the objective, `[P]`."""
+        return self.scores.sum(0) + self.prior_gradient
 
     @property
     def ess(self) -> Tensor:
         """Effective sample size over K of each subject, `[subject]`."""
-        flat = torch.log_softmax(self.log_weights.flatten(0, 1), 0)
-        return torch.exp(-torch.logsumexp(2.0 * flat, 0)) / flat.shape[0]
+        return effective_share(self.log_weights)
 
     @property
     def score_noise(self) -> Tensor:
@@ -91,32 +103,59 @@ class SimulatedLikelihood:
         self, problem: Problem, free: Tensor, eta: Tensor, log_q: Tensor, chart: Chart | None = None
     ) -> None:
         self.problem, self.log_q = problem, log_q
-        centre = eta.mean((0, 1))
-        spread = (eta - centre).square().mean((0, 1))
-        self.chart = Chart.of(problem, problem.omega(free), spread) if chart is None else chart
-        moves = self.chart.transport(free, problem.values(free), centre)
-        self._linearise(free, eta, moves)
+        values = problem.values(free)
+        f = None
+        if chart is None:
+            f = outermost(problem.predict(eta, values).f)
+            chart = Chart.of_draws(problem, values.factor, eta, self._weights(f, free, eta))
+        self.chart = chart
+        f = None if chart.linearised else f
+        self._linearise(free, eta, chart.transport(free, values, eta.mean((0, 1))), f)
 
-    def _linearise(self, free: Tensor, eta: Tensor, moves: Tensor) -> None:
+    def _weights(self, f: Tensor, free: Tensor, eta: Tensor) -> Tensor:
+        """Normalised weights of draws with predictions `f`, `[draw, group, subject]`, groups and draws together."""
+        problem, values = self.problem, self.problem.values(free)
+        variance = problem.variance(f, values)[0]
+        square = (problem.y - f) ** 2 / variance + variance.log()
+        level = problem.log_prior(eta, values) - 0.5 * (square * problem.mask).sum(-1) - self.log_q
+        level = level.nan_to_num(nan=-math.inf, posinf=-math.inf)
+        return torch.softmax(level.flatten(0, 1), 0).reshape(level.shape).nan_to_num()
+
+    def _linearise(self, free: Tensor, eta: Tensor, moves: Tensor, f: Tensor | None = None) -> None:
         problem, chart = self.problem, self.chart
         values = problem.values(free)
         self.free, self.moves = free, moves
         self.eta, self.tangents = outermost(eta), []
-        if not chart.others:
-            self.f = outermost(problem.predict(eta, values).f)
+        self.white = torch.linalg.inv(values.factor)
+        if not chart.linearised:
+            self.f = outermost(problem.predict(eta, values).f) if f is None else f
         else:
-            along = moves[:, :, chart.others].movedim(-1, 0)[:, None, None]
+            along = moves[:, :, chart.others].movedim(-1, 0)[:, None, None].expand(-1, *eta.shape)
+            along = torch.cat([along, *(self._follow(free, *entry)[None] for entry in chart.followed)])
             prediction = problem.predict(eta, values, 1, chart.directions(free, along))
             assert prediction.jac is not None
             self.f, self.tangents = outermost(prediction.f), [outermost(x) for x in prediction.jac]
         self._drop_lost_draws()
 
+    def _follow(self, free: Tensor, a: int, i: int, j: int) -> Tensor:
+        """How draws follow entry (i, j) of L, free parameter a: d eta / d free_a `[draw, group, subject, q]`."""
+        rate = self.problem.values(free).factor[i, i] if i == j else 1.0
+        z = sum((self.white[j, k] * self.eta[..., k] for k in range(j + 1)), torch.zeros(()))
+        motion = torch.zeros_like(self.eta)
+        motion[..., i] = rate * z
+        return motion
+
     def _drop_lost_draws(self) -> None:
-        """Draws without a finite prediction get weight zero, and a prediction that harms no sum."""
+        """Draws without a prediction, or one that no observation can have come from (a residual variance of zero, where
+        the error is proportional and f = 0), get weight zero and a prediction that harms no sum.
+        """
+        problem = self.problem
         lost = ~torch.stack([self.f, *self.tangents]).isfinite().all(0)
+        square = (problem.y - self.f) ** 2 / problem.variance(self.f, problem.values(self.free))[0]
+        lost = lost | (~(square < IMPOSSIBLE) & problem.observed)
         if bool(lost.any()):
             self.log_q = self.log_q.masked_fill(lost.any(-1), math.inf)
-            self.f = torch.where(lost, self.problem.y, self.f)
+            self.f = torch.where(lost, problem.y, self.f)
             self.tangents = [x.masked_fill(lost, 0.0) for x in self.tangents]
 
     @property
@@ -128,22 +167,41 @@ class SimulatedLikelihood:
         """The same function, its draws carried to `free [P]` and its predictions exact there."""
         if not self.tangents:
             return self
-        other = copy.copy(self)
-        other._linearise(free, self.eta + self._shift(free - self.free), self.moves)
+        other, eta = self._moved(free)
+        other._linearise(free, eta, self.moves)
         return other
+
+    def _moved(self, free: Tensor) -> tuple[SimulatedLikelihood, Tensor]:
+        """A copy that knows the density of the draws carried to `free [P]`, and these."""
+        other = copy.copy(self)
+        other.log_q = self.log_q - self._log_volume(free)
+        return other, self._carry(free)
 
     def renewed(self, free: Tensor) -> SimulatedLikelihood:
         """As `carried`, with the directions of transport found anew."""
         weights = torch.softmax(self(free).log_weights.flatten(0, 1), 0).unsqueeze(-1)
-        other = copy.copy(self)
-        eta = self.eta + self._shift(free - self.free)
+        other, eta = self._moved(free)
         centre = (weights * eta.flatten(0, 1)).sum(0)
         other._linearise(free, eta, self.chart.transport(free, self.problem.values(free), centre))
         return other
 
-    def _shift(self, move: Tensor) -> Tensor:
-        """How far a move of the parameters `[P]` carries the draws, `[subject, q]`."""
-        return (self.moves @ move.unsqueeze(-1)).squeeze(-1)
+    def _carry(self, free: Tensor) -> Tensor:
+        """The draws at `free [P]`: L L_0^-1 eta where they follow L, and shifted with the thetas."""
+        move = free - self.free
+        if not bool(move.any()):
+            return self.eta
+        eta = self.eta
+        if self.chart.followed:
+            old, new = (self.problem.values(x).factor for x in (self.free, free))
+            change = torch.zeros_like(old)
+            for _, i, j in self.chart.followed:
+                change[i, j] = new[i, j] - old[i, j]
+            eta = eta + torch.einsum("ij,...j->...i", change @ self.white, eta)
+        return eta + (self.moves @ move.unsqueeze(-1)).squeeze(-1)
+
+    def _log_volume(self, free: Tensor) -> float:
+        """Log determinant of the map that carries the draws from where they were made to `free [P]`."""
+        return sum(float(free[a] - self.free[a]) for a, i, j in self.chart.followed if i == j)
 
     def __call__(self, free: Tensor) -> Evaluation:
         """Value and scores at `free [P]`."""
@@ -152,7 +210,7 @@ class SimulatedLikelihood:
         # the residual SDs of each group and subject are leaves of their own: the gradient in them is the score
         copies = free[self.chart.sigmas].expand(groups, n, -1).clone().requires_grad_()
         f = self.f
-        for tangent, a in zip(self.tangents, self.chart.others, strict=True):
+        for tangent, a in zip(self.tangents, self.chart.linearised, strict=True):
             f = f + tangent * move[a]
         with torch.enable_grad():
             variance, slope = self._variance(f, free, copies)
@@ -160,23 +218,37 @@ class SimulatedLikelihood:
         residual = problem.y - f
         square = residual * residual * inverse
         log_joint = problem.log_jacobian - 0.5 * ((square + log_variance + LOG_2PI) * problem.mask).sum(-1)
-        eta = self.eta + self._shift(move) if bool(move.any()) else self.eta
-        log_weights = log_joint + self._log_prior(free, eta) - self.log_q
+        eta = self._carry(free)
+        log_weights = log_joint + self._log_prior(free, eta) - self.log_q + self._log_volume(free)
         own = torch.logsumexp(log_weights, 0)
         weight = torch.exp(log_weights - own).unsqueeze(-1) * problem.mask
         scores = self._prior_scores(free, eta, torch.exp(log_weights - own))
         if self.chart.sigmas:
             pull = 0.5 * weight * (square - 1.0) * inverse
-            (own_scores,) = torch.autograd.grad(variance, copies, pull.sum_to_size(variance.shape))
+            with torch.enable_grad():  # of a sum: cotangents handed over would make torch import sympy
+                pulled = (variance * pull.sum_to_size(variance.shape)).sum()
+            (own_scores,) = torch.autograd.grad(pulled, copies)
             scores[..., self.chart.sigmas] += own_scores
         if self.tangents:
             push = weight * gaussian_score(residual, variance.detach(), slope.detach())[0]
-            for tangent, a in zip(self.tangents, self.chart.others, strict=True):
+            for tangent, a in zip(self.tangents, self.chart.linearised, strict=True):
                 scores[..., a] += (push * tangent).sum((0, -1))
+        for a, i, j in self.chart.followed:
+            pull_back = (precision_times(self.problem.omega(free), eta) * self._follow(free, a, i, j)).sum(-1)
+            scores[..., a] += float(i == j) - (torch.exp(log_weights - own) * pull_back).sum(0)
         own = own - math.log(self.eta.shape[0])
         share = torch.softmax(own, 0).unsqueeze(-1)
         total = torch.logsumexp(own, 0) - math.log(groups)
-        return Evaluation(float(total.sum()), (share * scores).sum(0), own, scores, log_weights)
+        penalty, slope_of_penalty = penalty_gradient(problem, free)
+        return Evaluation(
+            float(total.sum()),
+            (share * scores).sum(0),
+            own,
+            scores,
+            log_weights,
+            -0.5 * float(penalty),
+            -0.5 * slope_of_penalty,
+        )
 
     def _variance(self, f: Tensor, free: Tensor, copies: Tensor) -> tuple[Tensor, Tensor]:
         """R and dR/df with the residual SDs taken from `copies [group, subject, sigma]`."""
@@ -211,18 +283,33 @@ class SimulatedLikelihood:
         scores = torch.einsum("gnij,ijp->gnp", pull, by_free)
         return scores - torch.einsum("gnq,nqp->gnp", mean @ precision, self.moves)
 
-    def hessian(self, free: Tensor, step: float = 1e-4) -> Tensor:
-        """Second derivatives of the log likelihood by central differences of its score, `[P, P]`."""
+    def hessian(self, free: Tensor, step: float = 1e-5) -> Tensor:
+        """Second derivatives of the log likelihood (without priors) by differences of its score, `[P, P]`.
+
+        Scores are exact to rounding, so that a short step forward is as good as a central difference, at half its
+        cost.
+        """
+        base = self if torch.equal(free, self.free) else self.carried(free)
+        here = base(free).scores.sum(0)
         rows = []
         for a in range(len(free)):
-            move = torch.zeros_like(free)
-            move[a] = step
-            ahead, behind = (
-                self.carried(x) if a in self.chart.others else self for x in (free + move, free - move)
-            )
-            rows.append((ahead(free + move).gradient - behind(free - move).gradient) / (2.0 * step))
+            move = free.clone()
+            move[a] += step
+            ahead = self.carried(move) if a in self.chart.linearised else base
+            rows.append((ahead(move).scores.sum(0) - here) / step)
         matrix = torch.stack(rows)
         return 0.5 * (matrix + matrix.mT)
+
+
+def effective_share(log_weights: Tensor) -> Tensor:
+    """Effective sample size over K of log weights `[draw, group, subject]`, `[subject]`."""
+    flat = torch.log_softmax(log_weights.flatten(0, 1), 0)
+    return torch.exp(-torch.logsumexp(2.0 * flat, 0)) / flat.shape[0]
+
+
+def precision_times(omega: Tensor, eta: Tensor) -> Tensor:
+    """Omega^-1 eta for draws `[*draw, subject, q]`."""
+    return torch.einsum("ij,...j->...i", torch.linalg.inv(omega), eta)
 
 
 def outermost(x: Tensor) -> Tensor:

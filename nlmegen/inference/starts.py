@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..model.problem import Problem
-from .objective import Evaluation, Objective
+from .objective import Objective
 
 TENSE = 4.0
 """Mean squared standardised residual (about 1 for a good fit) from which a start counts as far off."""
@@ -39,28 +39,6 @@ def spreads(problem: Problem) -> tuple[Tensor, Tensor]:
     omega = [k for k, name in enumerate(problem.names) if name in diagonal]
     sigma = [k for k, name in enumerate(problem.names) if name in layout.sigma_names]
     return torch.tensor(omega, dtype=torch.long), torch.tensor(sigma, dtype=torch.long)
-
-
-def tension(problem: Problem, free: Tensor, evaluation: Evaluation) -> float:
-    """Squared standardised residuals and random effects at the modes, summed, for each observation.
-
-    Its expectation at the truth is about 1; not finite where the density is not.
-
-    Args:
-        problem: the binding of page and data.
-        free: one parameter vector `[P]`.
-        evaluation: the objective there, leading axis of length one.
-    """
-    values = problem.values(free[None])
-    f = problem.predict(evaluation.eta, values).f
-    variance = problem.variance(f, values)[0]
-    squares = ((problem.y - f) ** 2 / variance * problem.mask).sum()
-    if problem.q:
-        white = torch.linalg.solve_triangular(
-            values.factor.unsqueeze(-3), evaluation.eta.unsqueeze(-1), upper=False
-        )
-        squares = squares + (white**2).sum()
-    return float(squares) / max(float(problem.mask.sum()), 1.0)
 
 
 def screen(objective: Objective, free: Tensor) -> tuple[Tensor, Tensor, float]:

@@ -8,6 +8,10 @@ density under q of a carried draw is that of the draw and the weights stay exact
     any other theta:             T_a = -(J' W J + Omega^-1)^-1 J' W J_a      the shift of the linearised posterior
                                  (and any theta whose own eta the data hardly see: as omega -> 0, T -> 0)
     omega and sigma:             T_a = 0
+
+Where the data say next to nothing of a whitened effect z_j, eta = L z and Omega = L L' (its random effect hardly
+varies, or is a combination of others), draws that stay put make noise of every change in its block of Omega. They then
+follow L, eta = L(free) z, a linear map whose determinant joins the density, and its thetas are carried like any other.
 """
 
 from __future__ import annotations
@@ -26,8 +30,9 @@ if TYPE_CHECKING:
     from ..model.parameters import Values
     from ..model.problem import Problem
 
-LOOSE = 0.8
-"""An eta whose posterior variance is on average more than this share of its prior variance is loose."""
+LOOSE, LIMP = 0.8, 0.9
+"""An eta whose posterior variance is on average more than the first share of its prior variance is loose; a whitened
+effect limp from the second on."""
 
 
 @dataclass(frozen=True)
@@ -38,16 +43,36 @@ class Chart:
         problem: the binding of page and data.
         loose: etas of which the data say little; a theta paired with one of them is carried like any other, because
             holding phi = mu + eta while mu moves would cost the prior what the data do not repay.
+        limp: etas whose block of Omega has a whitened effect of which the data say next to nothing: draws follow L.
     """
 
     problem: Problem
     loose: frozenset[int] = frozenset()
+    limp: frozenset[int] = frozenset()
 
     @classmethod
     def of(cls, problem: Problem, omega: Tensor, variance: Tensor) -> Chart:
         """The chart that suits posterior variances of eta `variance [subject, q]` under the prior `omega [q, q]`."""
         share = variance.mean(0) / omega.diagonal()
         return cls(problem, frozenset(k for k, x in enumerate(share.tolist()) if not x < LOOSE))
+
+    @classmethod
+    def of_draws(cls, problem: Problem, factor: Tensor, eta: Tensor, weights: Tensor) -> Chart:
+        """The chart that suits draws `eta [draw, group, subject, q]` under the factor L of the prior's covariance.
+
+        Args:
+            problem: the binding of page and data.
+            factor: L, `[q, q]`.
+            eta: draws; weights: `[draw, group, subject]`, each subject's summing to one.
+        """
+        off = eta - (weights.unsqueeze(-1) * eta).sum((0, 1))
+        white = torch.einsum("ij,...j->...i", torch.linalg.inv(factor), off)
+        own, share = ((weights.unsqueeze(-1) * x * x).sum((0, 1)) for x in (off, white))
+        chart, share = cls.of(problem, factor @ factor.mT, own), share.mean(0)
+        limp = {k for k, x in enumerate(share.tolist()) if not x < LIMP}
+        for _ in range(problem.q):  # the whole of their blocks
+            limp |= {x for i, j in problem.layout.positions if {i, j} & limp for x in (i, j)}
+        return cls(problem, chart.loose | limp, frozenset(limp))
 
     @cached_property
     def paired(self) -> dict[int, int]:
@@ -82,13 +107,36 @@ class Chart:
         full[n : n + len(layout.positions)] = layout.chart.vector(part)
         return full[problem.free_index]
 
+    @cached_property
+    def spreads(self) -> list[tuple[int, int, int]]:
+        """Free index, row and column of each free entry of the factor L of Omega."""
+        n, positions = self.problem.layout.n_theta, self.problem.layout.positions
+        places = enumerate(self.problem.free_index.tolist())
+        return [(a, *positions[j - n]) for a, j in places if n <= j < n + len(positions)]
+
+    @cached_property
+    def followed(self) -> list[tuple[int, int, int]]:
+        """Those of `spreads` that the draws follow."""
+        return [(a, i, j) for a, i, j in self.spreads if j in self.limp]
+
+    @cached_property
+    def linearised(self) -> list[int]:
+        """Free indices along which predictions are linearised: the other thetas, then the factors that draws follow."""
+        return [*self.others, *(a for a, _, _ in self.followed)]
+
     def omega_and_slope(self, free: Tensor) -> tuple[Tensor, Tensor]:
-        """Omega `[q, q]` and its derivative in the free parameters `[q, q, P]`."""
-        slope: Tensor = torch.func.jacfwd(self.problem.omega)(free)
-        return self.problem.omega(free), slope
+        """Omega `[q, q]` and its derivative in the free parameters `[q, q, P]`: dL L' + L dL'."""
+        factor = self.problem.values(free).factor
+        slope = torch.zeros(len(free), *factor.shape, dtype=factor.dtype)
+        for a, i, j in self.spreads:
+            column = factor[:, j] * (factor[i, i] if i == j else 1.0)
+            slope[a, i] += column
+            slope[a, :, i] += column
+        return factor @ factor.mT, slope.movedim(0, -1)
 
     def directions(self, free: Tensor, eta: Tensor) -> Directions:
-        """One direction for each of `others`: the theta moves with its free parameter, the etas by `eta`.
+        """A direction for each of `others`: the theta moves with its free parameter, the etas by `eta`; in any further
+        directions the etas alone.
 
         Args:
             free: where, `[P]`.
@@ -99,7 +147,7 @@ class Chart:
         theta: dict[str, Tensor] = {}
         for d, a in enumerate(self.others):
             j = int(self.problem.free_index[a])
-            unit = torch.zeros(len(self.others), dtype=torch.float64)
+            unit = torch.zeros(len(eta), dtype=torch.float64)
             unit[d] = layout.bijections[j].slope(full[j])
             theta[layout.theta_names[j]] = unit.reshape(-1, 1, 1)
         return Directions(eta, theta)

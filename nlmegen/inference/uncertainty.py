@@ -55,21 +55,29 @@ def information(hessian: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
     return 0.5 * hessian, 0.25 * scores.T @ scores
 
 
-def determined(kind: str, subjects: int, parameters: int) -> tuple[str, str]:
+def determined(kind: str, subjects: int, parameters: int, penalised: bool = False) -> tuple[str, str]:
     """The covariance that so many subjects can determine, and a note in words ("" when it is the one asked for).
 
     At an optimum the scores of n subjects sum to zero, so that S has rank n - 1 at most. With n <= P the sandwich
-    R^-1 S R^-1 is singular: some combination of the parameters would have standard error zero. R stands in for it.
+    R^-1 S R^-1 is singular: some combination of the parameters would have standard error zero. R stands in for it. So
+    it does on a page with priors, which S knows nothing of: the sandwich is how far MAP estimates scatter over data
+    sets at one and the same prior, and goes to zero where the prior alone speaks.
 
     Args:
         kind: "sandwich", "R" or "S", as asked for.
         subjects: those with data, n.
         parameters: free ones that are not at a boundary, P.
+        penalised: whether the page has priors.
 
     Example:
         >>> determined("sandwich", 3, 7)[0]
         'R'
     """
+    if kind == "sandwich" and penalised:
+        return "R", (
+            "standard errors are those of the Hessian R, which holds the curvature of the priors; the sandwich would go"
+            " to zero where a prior alone speaks"
+        )
     if kind != "sandwich" or subjects > parameters:
         return kind, ""
     return "R", (

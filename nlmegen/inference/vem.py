@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..errors import FitError
 from .families import kl_divergence
+from .flipflop import absorbs_slowly, has_mirror, mirrored
 from .linearise import gaussian_score
 from .transport import Chart
 
@@ -301,3 +302,42 @@ def _require_finite(problem: Problem, at: Variational) -> None:
         f"the likelihood is not finite at the starting values for subjects {', '.join(ids)}; "
         "start closer to the data (model.with_values), or check their doses, times and units"
     )
+
+
+def unmirrored(
+    problem: Problem,
+    free: Tensor,
+    flip_flop: bool,
+    report: Callable[[int, Variational], None] | None = None,
+) -> tuple[Variational, list[str]]:
+    """Variational EM from `free [P]`; where that begins or ends in flip-flop, from the mirror image.
+
+    Args:
+        problem: the binding of page and data.
+        free: start.
+        flip_flop: accept absorption slower than elimination.
+        report: called with the iteration and where it is.
+
+    Returns:
+        The point, and a note where the start was mirrored.
+    """
+
+    def mirror_of(free: Tensor) -> Tensor | None:
+        if flip_flop or not has_mirror(problem) or not absorbs_slowly(problem, free):
+            return None
+        return mirrored(problem, free)
+
+    notes = []
+    image = mirror_of(free)
+    if image is not None:
+        notes.append(
+            "the start had absorption slower than elimination; the search began from its mirror image"
+            " (flip_flop=True keeps such a start)"
+        )
+    at = variational_em(problem, free if image is None else image, report=report)
+    image = mirror_of(at.free)
+    if image is not None:
+        other = variational_em(problem, image, report=report)
+        if not absorbs_slowly(problem, other.free):
+            at = other
+    return at, notes

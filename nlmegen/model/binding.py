@@ -1,9 +1,11 @@
-"""Which observations belong to which endpoint."""
+"""Which observations belong to which endpoint, and what of a table is no covariate."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 
+from pandas.api.types import is_numeric_dtype
 from torch import Tensor
 
 from ..data.population import Population
@@ -63,3 +65,31 @@ def not_finite(lost: Tensor) -> str:
         "check the starting values, the doses, and for a log-normal endpoint that no observation precedes the first "
         "dose"
     )
+
+
+class Hints(Mapping[str, str]):
+    """What to say of columns of a table that are there but cannot be covariates, looked up when somebody asks."""
+
+    def __init__(self, population: Population) -> None:
+        self._population = population
+
+    @cached_property
+    def _words(self) -> dict[str, str]:
+        table = self._population.table
+        return {
+            str(name): f"column {name} of the data holds text; recode it to numbers before reading"
+            for name in table.columns
+            if name not in self._population.covariates and not is_numeric_dtype(table[name])
+        }
+
+    def __getitem__(self, name: str) -> str:
+        return self._words[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._words)
+
+    def __len__(self) -> int:
+        return len(self._words)
+
+    def __bool__(self) -> bool:
+        return True  # without looking

@@ -24,6 +24,8 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
+from ..maths.bijections import Bijection
+from . import priors
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,14 @@ class Endpoint(ABC):
     Args:
         dvid: the DVID (number or name) of its records; without it, its own name or its place among the endpoints.
         fixed: keep the standard deviations at their starts.
+        prior: prior of the standard deviations, as for `Theta`: one distribution for each of them, or a mapping by
+            name for some.
     """
 
     _: KW_ONLY
     dvid: int | str | None = None
     fixed: bool = False
+    prior: Any = None
 
     def __post_init__(self) -> None:
         for name, start in self.start.items():
@@ -48,6 +53,13 @@ class Endpoint(ABC):
                     f"{kind}({name}={start!r}): a residual standard deviation must be a positive number; "
                     "give a rough guess of its size"
                 )
+        for name, prior in self.priors.items():
+            priors.check(prior, f"the standard deviation {name}", self.start[name], Bijection(lower=0.0))
+
+    @property
+    def priors(self) -> dict[str, Any]:
+        """Prior of each standard deviation that has one, by name."""
+        return priors.by_name(self.prior, tuple(self.start), type(self).__name__)
 
     @property
     @abstractmethod

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..errors import ModelError, nearest
 from ..maths.bijections import Bijection
 from ..maths.covariance import LogCholesky, block_positions
+from . import priors
 from .endpoints import Endpoint
 
 
@@ -39,10 +40,12 @@ class Theta:
         lower, upper: open bounds; an optimiser moves on the whole line, mapped onto (lower, upper).
         fixed: keep it at `start`.
         unit: shown in tables, e.g. "L/h".
-        prior: a prior, for methods that can use one; the others refuse it.
+        prior: its prior on the natural scale, a distribution of `torch.distributions` over one number; estimates are
+            then maximum a posteriori (see `priors`). A method that cannot use it refuses it.
 
     Raises:
-        ModelError: when the start is not a finite number strictly inside the bounds.
+        ModelError: when the start is not a finite number strictly inside the bounds, or the bounds allow values at
+            which the prior has no density.
 
     Example:
         >>> Theta(0.13, lower=0, unit="L/h").start
@@ -70,6 +73,8 @@ class Theta:
                 "move the start or the bound"
             )
         object.__setattr__(self, "start", start)
+        if self.prior is not None:
+            priors.check(self.prior, "a Theta", start, self.bijection)
 
     @property
     def bijection(self) -> Bijection:
@@ -88,11 +93,13 @@ class Omega:
             (b,a), (c,a), (c,b). Without it the effects are independent.
         fixed: keep the matrix at its start.
         level: "id", between subjects. (Between occasions is not supported yet.)
+        prior: prior of the standard deviations, as for `Theta`: one distribution for each of them, or a mapping by
+            name for some.
         **variances: one variance for each random effect, by name.
 
     Raises:
         ModelError: on a variance that is not positive, a wrong number of covariances, a matrix that is not
-            positive definite, or `level="occ"`.
+            positive definite, a prior of something else, or `level="occ"`.
 
     Example:
         >>> Omega(cl=0.1, v=0.02, cov=[0.01]).matrix().tolist()
@@ -105,6 +112,7 @@ class Omega:
         cov: Sequence[float] | None = None,
         fixed: bool = False,
         level: str = "id",
+        prior: Any = None,
         **variances: float,
     ) -> None:
         if level != "id":
@@ -121,6 +129,10 @@ class Omega:
                     f"Omega({name}={variance:g}): a variance must be positive; "
                     "leave the random effect out to switch it off"
                 )
+        self.prior = priors.by_name(prior, self.names, "Omega")
+        for name, density in self.prior.items():
+            sd = math.sqrt(self.variances[self.names.index(name)])
+            priors.check(density, f"the standard deviation of {name}", sd, Bijection(lower=0.0))
         given: object = cov
         if given is not None and (isinstance(given, str) or not isinstance(given, Sequence)):
             raise ModelError(f"Omega(cov=...) takes a list of covariances, row by row, got {cov!r}")
@@ -148,7 +160,9 @@ class Omega:
 
     def __repr__(self) -> str:
         inside = ", ".join(f"{n}={v:g}" for n, v in zip(self.names, self.variances, strict=True))
-        return f"Omega({inside}{f', cov={list(self.cov)}' if self.block else ''}{', fixed=True' if self.fixed else ''})"
+        block = f", cov={list(self.cov)}" if self.block else ""
+        prior = f", prior={self.prior}" if self.prior else ""
+        return f"Omega({inside}{block}{', fixed=True' if self.fixed else ''}{prior})"
 
 
 @dataclass(frozen=True)
@@ -190,6 +204,7 @@ class Layout:
         self.names = self.theta_names + self.omega_names + self.sigma_names
         self.positions = positions
         self.bijections = [t.bijection for t in thetas.values()]
+        self.priors = self._priors()
         fixed = [t.fixed for t in thetas.values()]
         fixed += [b.fixed for b in omegas.values() for _ in block_positions([(len(b.names), b.block)])]
         fixed += [e.fixed for e in endpoints.values() for _ in e.start]
@@ -199,6 +214,15 @@ class Layout:
     def _omega_name(self, i: int, j: int) -> str:
         names = self.eta_names
         return f"omega.{names[i]}" if i == j else f"omega.{names[i]},{names[j]}"
+
+    def _priors(self) -> dict[str, Any]:
+        """Prior by name of a parameter that is not fixed; "omega.cl" stands for a standard deviation."""
+        out = {name: t.prior for name, t in self.thetas.items() if t.prior is not None and not t.fixed}
+        for block in self.omegas.values():
+            out |= {f"omega.{name}": prior for name, prior in block.prior.items() if not block.fixed}
+        for name, endpoint in self.endpoints.items():
+            out |= {f"{name}.{s}": prior for s, prior in endpoint.priors.items() if not endpoint.fixed}
+        return out
 
     @property
     def signature(self) -> list[str]:
@@ -243,6 +267,14 @@ class Layout:
     def values(self, vector: Tensor) -> Values:
         """`Values` of a vector `[*b, P]`; theta and sigma come out `[*b, 1, 1]`, the factor `[*b, q, q]`."""
         n, m = self.n_theta, len(self.names) - len(self.sigma_names)
+        if self.all_log and self.chart.is_diagonal:  # one exponential for all, as this is asked often
+            every = torch.exp(vector)
+            parts = every[..., None, None].unbind(-3)
+            return Values(
+                dict(zip(self.theta_names, parts[:n], strict=True)),
+                torch.diag_embed(every[..., n:m]),
+                dict(zip(self.sigma_names, parts[m:], strict=True)),
+            )
         if self.all_log:
             natural = list(torch.exp(vector[..., :n])[..., None, None].unbind(-3))
         else:
@@ -253,6 +285,16 @@ class Layout:
             self.chart.factor(vector[..., n:m]),
             dict(zip(self.sigma_names, sigma, strict=True)),
         )
+
+    def slopes(self, vector: Tensor) -> Tensor:
+        """Derivative of every theta, entry of the Cholesky factor and sigma in its own entry of `vector [*b, P]`."""
+        n, m = self.n_theta, len(self.names) - len(self.sigma_names)
+        if self.all_log:
+            thetas = torch.exp(vector[..., :n])
+        else:
+            thetas = torch.stack([b.slope(vector[..., j]) for j, b in enumerate(self.bijections)], -1)
+        factor = torch.where(self.chart.diagonal, torch.exp(vector[..., n:m]), 1.0)
+        return torch.cat((thetas, factor, torch.exp(vector[..., m:])), -1)
 
     def check_names(self, given: Mapping[str, Any], legal: Sequence[str], what: str) -> None:
         """Raise a ModelError on the first name of `given` that is not in `legal`."""

@@ -15,18 +15,19 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from pandas.api.types import is_numeric_dtype
 from torch import Tensor
 
 from ..data.population import Population
 from ..errors import DataError
 from ..maths.taylor import Taylor
 from ..structure.schedule import Schedule
-from .binding import bind_endpoints, not_finite
+from . import compiled, pairs
+from .binding import Hints, bind_endpoints, not_finite
 from .dryrun import dry_run
 from .named import Named, tensor_of
 from .page import Model
 from .parameters import Values
+from .priors import penalty
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -98,6 +99,8 @@ class Problem:
         self.fixed_vector = model.free.detach().clone()
         self.names = tuple(self.layout.names[int(i)] for i in self.free_index)
         self.varies = any(covariate.varies for covariate in population.covariates.values())
+        self.route = compiled.Route()
+        self.covariate_hints = Hints(population)
         used = dry_run(self)
         self.varies = any(population.covariates[k].varies for k in used)
 
@@ -166,6 +169,14 @@ class Problem:
         other.structure = self.structure.on(other.model)
         return other
 
+    def starting(self, free: Tensor) -> Problem:
+        """The same problem started at `free [P]`."""
+        other = copy.copy(self)
+        other.__dict__.pop("start", None)
+        other.fixed_vector = self.full(free.detach()).clone()
+        other.model = self.model.with_free(other.fixed_vector)
+        return other
+
     def full(self, free: Tensor) -> Tensor:
         """The vector of all parameters `[*b, all]` from the free ones `[*b, P]`."""
         if len(self.fixed_vector) == self.P:
@@ -181,37 +192,19 @@ class Problem:
         """Covariance of eta `[*b, q, q]` at `free [*b, P]`."""
         return self.values(free).omega
 
-    @cached_property
-    def mu_pairs(self) -> list[tuple[int, int]]:
-        """Mu-referenced pairs (index in the free vector, index of the eta).
+    @property
+    def penalised(self) -> bool:
+        """Whether a parameter that is not fixed has a prior."""
+        return bool(self.layout.priors)
 
-        Pair (j, k) means that moving free parameter j is the same as moving eta k, for every individual parameter and
-        at every subject; found by comparing derivatives at random points.
+    def penalty(self, free: Tensor) -> Tensor:
+        """-2 sum log prior of the parameters `[*b]` at `free [*b, P]`; 0 on a page without priors. Differentiable.
+
+        See `priors`: of thetas on their natural scale, of standard deviations of random effects and residuals.
         """
-        if self.q == 0:
-            return []
-        generator = torch.Generator().manual_seed(7)
-        n, q = self.layout.n_theta, self.q
-        vector = self.full(self.start) + 0.3 * torch.randn(
-            len(self.layout.names), generator=generator, dtype=torch.float64
-        )
-        eta = 0.3 * torch.randn(self.n_subjects, q, generator=generator, dtype=torch.float64)
-        values = self.layout.values(vector)
-        eye = torch.eye(n + q, dtype=torch.float64).reshape(n + q, n + q, 1, 1)
-        theta = {
-            name: Taylor(values.theta[name], eye[:, j] * b.slope(vector[j]))
-            for j, (name, b) in enumerate(zip(self.layout.theta_names, self.layout.bijections, strict=True))
-        }
-        etas = {name: Taylor(eta[:, k : k + 1], eye[:, n + k]) for k, name in enumerate(self.eta_names)}
-        p = self.model.individual(Named("theta", theta), Named("eta", etas), self._cov(self.cov_observation))
-        jac = torch.cat([x.full()[1].flatten(1) for x in p.values() if isinstance(x, Taylor)], 1)
-        scale = jac.abs().amax(1)
-        pairs: list[tuple[int, int]] = []
-        for place, j in enumerate(self.free_index.tolist()):
-            for k in range(q):
-                if j < n and scale[j] > 0 and bool((jac[j] - jac[n + k]).abs().amax() <= 1e-9 * scale[j]):
-                    pairs.append((place, k))
-        return pairs
+        return penalty(self.layout, self.full(free))
+
+    mu_pairs = cached_property(pairs.mu_pairs)
 
     # -- predictions ----------------------------------------------------------------------------------------------
     def predict(
@@ -225,6 +218,10 @@ class Problem:
             order: 0 value, 1 and Jacobian, 2 and Hessian in eta.
             directions: differentiate along these (order 1 or 2) instead of along each eta.
         """
+        if self.route.programs is not None:
+            quick = compiled.predict(self, eta, values, order, directions)
+            if quick is not None:
+                return Prediction(*quick)
         theta: Mapping[str, Any] = values.theta
         if order == 0:
             etas: list[Any] = [eta[..., k : k + 1] for k in range(self.q)]
@@ -255,6 +252,17 @@ class Problem:
             zero.expand((d, d) + shape) if order == 2 else None,
         )
 
+    def hasten(self) -> Problem:
+        """This problem, its predictions from now on by machine code where its page allows; it takes a moment."""
+        self.route.prepare(self)
+        return self
+
+    def uncompiled(self) -> Problem:
+        """The same problem, its predictions in Taylor arithmetic."""
+        other = copy.copy(self)
+        other.route = compiled.Route("asked for")
+        return other
+
     def evaluate(self, theta: Mapping[str, Any], eta: Mapping[str, Any], used: Any = None) -> Any:
         """The page's formulas once through, on tensors or Taylor numbers alike, linked and masked.
 
@@ -284,6 +292,8 @@ class Problem:
 
     def unsolved(self, eta: Tensor, values: Values) -> Tensor:
         """Whether the differential equations of the page cannot be solved, `[*draw, subject]` bool."""
+        if not self.model.stepped:
+            return torch.zeros(eta.shape[:-1], dtype=torch.bool)
         etas = {name: eta[..., k : k + 1] for k, name in enumerate(self.eta_names)}
         _, a = self.amounts(values.theta, etas)
         nothing = torch.zeros(eta.shape[:-1], dtype=torch.int64)
@@ -291,16 +301,6 @@ class Problem:
 
     def _cov(self, values: Mapping[str, Tensor]) -> Named:
         return Named("cov", values, self.covariate_hints)
-
-    @cached_property
-    def covariate_hints(self) -> dict[str, str]:
-        """What to say of columns of the table that are there but cannot be covariates."""
-        table = self.population.table
-        return {
-            str(name): f"column {name} of the data holds text; recode it to numbers before reading"
-            for name in table.columns
-            if name not in self.cov_observation and not is_numeric_dtype(table[name])
-        }
 
     def individual(self, eta: Tensor, values: Values) -> dict[str, Tensor]:
         """Individual parameters by name, each `[*draw, subject, 1 or time]`."""

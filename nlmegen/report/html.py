@@ -15,6 +15,7 @@ from nlmegen.check.residuals import residuals
 from nlmegen.check.vpc import VPC
 from nlmegen.check.vpc import vpc as predictive_check
 from nlmegen.errors import FitError
+from nlmegen.inference.identify import CORRELATED
 from nlmegen.report import figures, words
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def html(
         concerns=words.concerns(fit),
         parameters=_parameters(fit),
         kind=_standard_errors(fit),
+        correlation=_correlation(fit),
         ladder=words.ladder(fit),
         comparison=None if compare is None else _comparison(compare),
         drawn=drawn,
@@ -109,6 +111,22 @@ def _parameters(fit: Fit) -> list[dict[str, Any]]:
     return rows
 
 
+def _correlation(fit: Fit) -> dict[str, Any] | None:
+    """The correlation matrix of the estimates below its diagonal; None without one, or of one parameter alone."""
+    matrix = fit.correlation
+    if matrix is None or len(matrix) < 2:
+        return None
+    values = matrix.to_numpy()
+    names = [str(name) for name in matrix.index]
+    return {
+        "names": names[:-1],
+        "rows": [
+            (names[i], [(words.number(x, 2), abs(x) > CORRELATED) for x in values[i, :i]])
+            for i in range(1, len(names))
+        ],
+    }
+
+
 def _standard_errors(fit: Fit) -> str:
     """Where the standard errors come from, in words."""
     kind = fit.estimate.covariance_kind
@@ -128,6 +146,7 @@ def _comparison(compared: Comparison) -> dict[str, Any]:
     return {
         "detail": compared.detail,
         "fits": [str(name) for name in table.index],
+        "notes": compared.notes,
         "rows": rows,
         "columns": columns,
         "parameters": [

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nlmegen import __version__
+from nlmegen.inference.methods import stages
 
 if TYPE_CHECKING:
     from nlmegen.fit import Fit
@@ -21,10 +22,39 @@ METHODS = {
         "An encoder (a neural network) reads each subject's record and proposes where its random effects lie; encoder"
         " and population parameters are trained together, and the likelihood is then computed by importance sampling.",
     ),
+    "fo": (
+        "FO, the first-order approximation",
+        "The model is linearised at random effects of zero. It is the oldest and quickest method, and biased where"
+        " random effects are large or the model bends.",
+    ),
+    "foce": (
+        "FOCE, first-order conditional estimation",
+        "The model is linearised about each subject's most probable random effects, the residual variance taken at"
+        " random effects of zero; its likelihood is an approximation.",
+    ),
     "focei": (
         "FOCEI, first-order conditional estimation with interaction",
         "The model is linearised about each subject's most probable random effects. It is the classic method of the"
         " field; its likelihood is an approximation.",
+    ),
+    "laplace": (
+        "Laplace's approximation with the exact Hessian",
+        "Each subject's integral is taken from the height and the curvature of its integrand at the top.",
+    ),
+    "agq": (
+        "adaptive Gauss-Hermite quadrature",
+        "Each subject's integral is a weighted sum over a grid that is laid about the most probable random effects;"
+        " with enough nodes it is exact.",
+    ),
+    "saem": (
+        "SAEM, stochastic approximation expectation maximisation",
+        "Random effects are drawn by Markov chains, and the parameters follow a running average of what the draws"
+        " imply; its end is the maximum likelihood.",
+    ),
+    "imp": (
+        "importance sampling",
+        "The likelihood is a weighted mean over draws from a thick-tailed proposal about each subject's mode, and is"
+        " maximised on those draws; its end is the maximum likelihood.",
     ),
 }
 """Method -> what it is called, and what it does."""
@@ -87,7 +117,10 @@ def summary(fit: Fit) -> list[str]:
     low, high = int(seen.min()), int(seen.max())
     each = f"{low}" if low == high else f"{low} to {high}"
     doses = f"{population.n_doses} doses" if population.n_doses != 1 else "one dose"
-    called, does = METHODS.get(fit.method, (fit.method.upper(), ""))
+    methods = stages(fit.settings)
+    called, does = METHODS[methods[-1].name]
+    if len(methods) > 1:
+        called += f", begun at the estimates of {' and '.join(method.name for method in methods[:-1])}"
     sentences = [
         f"{population.n_subjects} subjects gave {population.n_observations} observations ({each} each) after {doses}.",
         f"The page “{fit.model.name}” was fitted by {called}. {does}",
@@ -107,28 +140,13 @@ def summary(fit: Fit) -> list[str]:
 
 
 def concerns(fit: Fit) -> list[str]:
-    """Return what deserves attention: the fit's own notes, the data's warnings, and what the numbers say."""
+    """Return what deserves attention: the fit's notes, what the data do not determine, and the data's warnings."""
     words = [text for text in fit.problems() if not text.startswith("not converged")]
     words += [f"data: {text}" for text in fit.population.warnings]
-    for name, value in fit.shrinkage_eta.items():
-        if math.isfinite(value) and value > 0.3:
-            words.append(
-                f"The individual estimates of eta {name} shrink by {percent(value)}: plots and regressions on them"
-                " mislead; use simulation-based checks."
-            )
-    table = fit.parameters
-    loose = [str(name) for name, row in table.iterrows() if not row["fixed"] and abs(row["rse"]) > 0.5]
-    if loose:
-        words.append(f"Poorly determined (relative standard error above 50 %): {', '.join(loose)}.")
-    if math.isfinite(fit.condition_number) and fit.condition_number > 1000:
-        words.append(
-            f"The condition number is {number(fit.condition_number, 3)}: some parameters can be traded for others;"
-            " the model may be larger than the data."
-        )
     if fit.bounds and fit.bounds.get("khat_max", 0.0) > 0.7:
         words.append(
-            f"The largest k-hat is {number(fit.bounds['khat_max'], 2)} (above 0.7): for some subject the encoder's"
-            " posterior is a poor proposal, and its share of the likelihood is uncertain."
+            f"The largest k-hat is {number(fit.bounds['khat_max'], 2)} (above 0.7): for some subject the draws come"
+            " from a poor proposal, and its share of the likelihood is uncertain."
         )
     return words
 
@@ -139,7 +157,7 @@ def ladder(fit: Fit) -> list[dict[str, Any]]:
     Each has a place from 0 to 1 on a line that ends at the highest rung and is at least one log unit long, so that a
     tight bound looks tight.
     """
-    if not fit.bounds:
+    if not fit.bounds or "elbo" not in fit.bounds:
         return []
     b = fit.bounds
     rungs: list[dict[str, Any]] = [
@@ -166,17 +184,20 @@ def ladder(fit: Fit) -> list[dict[str, Any]]:
 def command(fit: Fit) -> str:
     """Return the command that repeats the fit in its folder (which holds model.py and data.csv)."""
     words = ["nlmegen fit model.py data.csv", f"--method {fit.method}"]
-    for field in dataclasses.fields(fit.settings):  # type: ignore[arg-type]
-        value = getattr(fit.settings, field.name)
-        if not field.init or value == field.default:
-            continue
-        if field.name in ("seed", "device"):
-            words.append(f"--{field.name} {value}")
-        elif field.name == "evaluate":
-            words.append("--evaluate")
-        else:
-            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            words.append(f"--set {field.name}={text}")
+    methods = stages(fit.settings)
+    for method in methods:
+        of = f"{method.name}." if len(methods) > 1 else ""
+        for field in dataclasses.fields(method):
+            value = getattr(method, field.name)
+            if not field.init or value == field.default:
+                continue
+            if field.name in ("seed", "device") and not of:
+                words.append(f"--{field.name} {value}")
+            elif field.name == "evaluate" and not of:
+                words.append("--evaluate")
+            else:
+                text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+                words.append(f"--set {of}{field.name}={text}")
     return " ".join([*words, "--out again"])
 
 

@@ -11,7 +11,7 @@ import torch
 
 from nlmegen import __version__
 from nlmegen.errors import Status
-from nlmegen.results.pagetext import page_text
+from nlmegen.model.pagetext import page_text
 
 if TYPE_CHECKING:
     from nlmegen.fit import Fit
@@ -72,11 +72,13 @@ def facts(fit: Fit) -> dict[str, Any]:
         "bic": fit.bic,
         "condition_number": fit.condition_number,
     }
+    if fit.penalty:
+        content["penalty"] = fit.penalty
     if fit.bounds is not None:
-        content["elbo"] = dict(fit.bounds)
+        content["elbo" if "elbo" in fit.bounds else "importance"] = dict(fit.bounds)
     missing: list[str] = []
     content = {key: _finite(value, key, missing) for key, value in content.items()}
-    content["notes"] = list(fit.notes)
+    content["notes"] = [*fit.notes, *fit.identifiability]
     if fit.estimate.covariance is None:
         content["notes"].append("no standard errors were computed: they are null")
         missing = [name for name in missing if not name.endswith(UNCERTAIN)]

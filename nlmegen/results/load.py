@@ -16,7 +16,7 @@ from nlmegen.errors import DataError, ModelError, NlmegenError
 from nlmegen.fit import Fit
 from nlmegen.inference.encoder import Encoder
 from nlmegen.inference.estimate import Estimate
-from nlmegen.inference.methods import method_class
+from nlmegen.inference.methods import with_settings
 from nlmegen.model.catalogue import list_models, load_model
 from nlmegen.model.page import Model
 from nlmegen.results.facts import SCHEMA
@@ -89,7 +89,7 @@ def _assemble(
         encoder.load_state_dict(states)
     own: dict[str, Any] = {name: tensors.get(name) for name in ESTIMATE_TENSORS}
     estimate = Estimate(**own, encoder=encoder, **inner["estimate"])
-    settings = _settings(content["method"], inner["settings"])
+    settings = with_settings(inner["settings"])
     if inner.get("solver") is not None:
         page = page.as_ode(Solver(**inner["solver"]))
     if estimate.weights is not None:
@@ -106,11 +106,6 @@ def _population(path: Path, reading: dict[str, Any], expected: dict[str, Any]) -
     if population.sha256 != expected["sha256"] or population.n_subjects != expected["n_subjects"]:
         raise DataError(f"{path} is not the table that was fitted; fit again, or restore the file")
     return population
-
-
-def _settings(method: str, values: dict[str, Any]) -> Any:
-    """The method object; JSON's lists are the tuples that they were."""
-    return method_class(method)(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
 def _read_json(folder: Path) -> dict[str, Any]:

@@ -17,10 +17,11 @@ from nlmegen.check.residuals import residuals
 from nlmegen.check.vpc import VPC, vpc
 from nlmegen.data.nonmem import write_nonmem
 from nlmegen.errors import DataError, FitError
+from nlmegen.inference.methods import settings_of
+from nlmegen.model.pagetext import page_text
 from nlmegen.report.figures import Shown, draw
 from nlmegen.report.html import report
 from nlmegen.results.facts import facts, individuals
-from nlmegen.results.pagetext import page_text
 
 if TYPE_CHECKING:
     from nlmegen.fit import Fit
@@ -103,6 +104,9 @@ def _write(fit: Fit, folder: Path) -> None:
     write_nonmem(fit.population, folder / "data.csv")
     (folder / "model.py").write_bytes(page_text(fit.model).encode())
     fit.parameters.to_csv(folder / "parameters.csv", index_label="name")
+    for name, matrix in (("covariance", fit.covariance), ("correlation", fit.correlation)):
+        if matrix is not None:
+            matrix.to_csv(folder / f"{name}.csv")
     content = facts(fit)
     derived = _Derived(fit, folder)
     for what, write in (
@@ -169,13 +173,10 @@ def _write_weights(fit: Fit, path: Path) -> None:
             scalars[field.name] = value
     if fit.encoder is not None:
         tensors |= {f"{ENCODER}{key}": value for key, value in fit.encoder.state_dict().items()}
-    settings: Any = fit.settings  # a method is a dataclass, which its protocol cannot say
     units = ("interpolation", "time_unit", "amount_unit", "dv_unit")
     inner = {
         "parameters": fit.model.layout.signature,
-        "settings": {
-            field.name: getattr(settings, field.name) for field in dataclasses.fields(settings) if field.init
-        },
+        "settings": settings_of(fit.settings),
         "estimate": scalars,
         "solver": dataclasses.asdict(fit.model.solver) if fit.model.stepped else None,
         "encoder": None if fit.encoder is None else fit.encoder.config(),

@@ -56,6 +56,14 @@ class Structure(ABC):
         """The same structure for the same page at other network weights."""
         return self
 
+    def no_third_derivatives(self, varying: bool = False) -> str:
+        """Why reverse mode does not pass through second-order predictions, in words; "" when it does.
+
+        Args:
+            varying: parameters vary in time with a covariate.
+        """
+        return ""
+
     def afresh(self) -> Structure:
         """The same structure with nothing recorded."""
         return self

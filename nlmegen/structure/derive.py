@@ -95,6 +95,8 @@ def _slope(x: Symbol, a: Symbol) -> Symbol:
             return g.function("exp", a)
         case "softplus":
             return g.function("sigmoid", a)
+        case "phi" | "phi1" | "shc" | "shc1":
+            return g.function(f"{x.op[:3]}{int(x.op[3:] or 0) + 1}", a)
     raise ValueError(f"no derivative of {x.op}")
 
 

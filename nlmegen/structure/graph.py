@@ -5,10 +5,12 @@ constants and drops what adds or multiplies nothing, so that derivatives of deri
 is zero for every value is the constant 0. Operations and their arguments:
 
     leaf (kind, index)      "time" 0, "step" 0, "state" i, "forcing" i, "param" k, "weight" k, "component" c,
-                            "cotangent" c
+                            "cotangent" c; others in compiled closed forms (`blueprint`)
     const (float,)
     add sub mul             a + b, a - b (a negative is 0 - b), a b (a quotient is a product with a reciprocal)
     reciprocal exp log sqrt sin cos tanh sigmoid log1p expm1 softplus
+    phi phi1 phi2           (1 - exp(-x)) / x and its derivatives
+    shc shc1 shc2           sinh(sqrt z) / sqrt z and its derivatives
     pow (a, b)              0**b = 0 for b > 0, 0**0 = 1; exponents -1, 0.5, 1, 2 and the like have shorter forms
     where (c, a, b)         a where the condition c holds, else b
     lt le eq and or not     conditions
@@ -29,6 +31,9 @@ from torch import Tensor
 
 from nlmegen.errors import ModelError
 from nlmegen.structure.symbols import CONDITIONS, Symbol, Untraceable
+
+SERIES = ("phi", "phi1", "phi2", "shc", "shc1", "shc2")
+"""Functions that torch does not have."""
 
 
 class Graph:
@@ -207,7 +212,7 @@ class Graph:
 
     def function(self, op: str, a: Symbol) -> Symbol:
         """A function of one quantity (reciprocal, exp, log, ...), by its name."""
-        if a.op == "const":
+        if a.op == "const" and op not in SERIES:
             of = torch.nn.functional.softplus if op == "softplus" else getattr(torch, op)
             return self.const(of(torch.tensor(a.args[0], dtype=torch.float64)).item())
         return self._make(op, a)

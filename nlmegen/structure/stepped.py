@@ -162,6 +162,12 @@ class Stepped(Structure):
             return "parameters vary in time with a covariate, and doses are modelled"
         return "" if self.has_llvm else NO_COMPILER
 
+    def no_third_derivatives(self, varying: bool = False) -> str:
+        """See `Structure`."""
+        if self.dosed and self.route(varying) == "compiled":
+            return "its doses are modelled, and the compiled solver has no third derivatives of such doses"
+        return ""
+
     def _system(self) -> System:
         return System(self.page, self.namespace, self.compartments, self.equations)
 

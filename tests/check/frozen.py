@@ -31,5 +31,11 @@ def frozen(model: nl.Model, population: nl.Population, method: str = "focei", mo
         size = step.abs().amax(-1, keepdim=True).clamp_min(1e-300)
         eta = eta + step * (0.5 / size).clamp_max(1.0)
     return SimpleNamespace(
-        model=model, population=population, problem=problem, values=values, ebe=eta, method=method
+        model=model,
+        population=population,
+        problem=problem,
+        values=values,
+        ebe=eta,
+        method=method,
+        ofv_source=method,
     )

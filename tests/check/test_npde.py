@@ -42,6 +42,109 @@ def test_a_linear_model_has_known_npde(truth: Any) -> None:
         assert (np.abs(scores.npd[subject][seen] - alone) < tolerance + 5 / np.sqrt(draws)).all()
 
 
+def test_a_linear_model_has_known_pwres_and_epred(truth: Any) -> None:
+    draws = 20_000
+    few = frozen(Straight(), truth.population.select(range(10)))
+    scores = npde(few, draws=draws, seed=4)
+    omega = np.array([[0.5, 0.12], [0.12, 0.1]])
+    for subject in range(10):
+        seen = few.population.mask[subject].numpy()
+        t, y = few.population.time[subject].numpy()[seen], few.population.dv[subject].numpy()[seen]
+        z = np.stack([np.ones_like(t), t], 1)
+        cov = z @ omega @ z.T + 0.16 * np.eye(len(t))
+        value, vector = np.linalg.eigh(cov)
+        exact = (vector / np.sqrt(value)) @ vector.T @ (y - (1 + 0.5 * t))
+        off = np.abs(scores.epred[subject][seen] - (1 + 0.5 * t))
+        assert (off < 5 * np.sqrt(np.diag(cov) / draws)).all()
+        # of the mean, and of the root of the covariance
+        tolerance = 5 * (1 + np.linalg.norm(exact)) / np.sqrt(draws)
+        assert (np.abs(scores.pwres[subject][seen] - exact) < tolerance).all()
+    assert np.isnan(scores.pwres[~few.population.mask.numpy()]).all()
+
+
+def test_pwres_has_mean_0_and_variance_1_under_the_true_model(truth: Any) -> None:
+    pwres = npde(truth, draws=1000, seed=2).pwres
+    pwres = pwres[np.isfinite(pwres)]
+    n = len(pwres)
+    assert abs(pwres.mean()) < 4 / np.sqrt(n)
+    assert (
+        abs(pwres.var() - 1) < 4 * np.sqrt(2 / n) + 30 / 1000
+    )  # the second part for covariances of 1000 draws
+
+
+TIMES = np.array([0.5, 1.0, 3.0, 8.0, 24.0])
+OMEGA_SD = np.array([0.6, 0.3, 0.2])
+
+
+def _absorbed(draws: int, rng: Any) -> Any:
+    """[draws, time] simulated records of one compartment with absorption, 320 mg at 0, by numpy alone."""
+    ka, cl, v = (np.array([1.5, 2.8, 32.0]) * np.exp(OMEGA_SD * rng.standard_normal((draws, 3)))).T[..., None]
+    k = cl / v
+    f = 320 * ka / (v * (ka - k)) * (np.exp(-k * TIMES) - np.exp(-ka * TIMES))
+    return f + np.sqrt(0.2**2 + (0.1 * f) ** 2) * rng.standard_normal(f.shape)
+
+
+@pytest.fixture(scope="module")
+def absorbed() -> Any:
+    """1,000 such records as data, with the model that made them."""
+    y = _absorbed(1000, np.random.default_rng(12))
+    n, t = y.shape
+    rows = pd.DataFrame(
+        {
+            "id": np.repeat(np.arange(1, n + 1), t),
+            "time": np.tile(TIMES, n),
+            "amt": 0.0,
+            "dv": y.ravel(),
+            "evid": 0,
+        }
+    )
+    dose = pd.DataFrame({"id": np.arange(1, n + 1), "time": 0.0, "amt": 320.0, "dv": np.nan, "evid": 1})
+    table = pd.concat([dose, rows]).sort_values(["id", "time"], kind="stable", ignore_index=True)
+    model = nl.load_model("theophylline").with_values(
+        theta={"tvka": 1.5, "tvcl": 2.8, "tvv": 32.0},
+        omega=dict(zip(("ka", "cl", "v"), OMEGA_SD**2, strict=True)),
+        sigma={"cp.additive": 0.2, "cp.proportional": 0.1},
+    )
+    return frozen(model, nl.read_nonmem(table), modes=False)
+
+
+@pytest.mark.parametrize("root", ["cholesky", "symmetric"])
+def test_an_independent_computation(absorbed: Any, root: str) -> None:
+    draws = 20_000
+    few = frozen(absorbed.model, absorbed.population.select(range(20)), modes=False)
+    ours = npde(few, draws=draws, seed=3, root=root)  # type: ignore[arg-type]
+    simulated = _absorbed(draws, np.random.default_rng(99))
+    mean, cov = simulated.mean(0), np.cov(simulated.T)
+    value, vector = np.linalg.eigh(cov)
+    symmetric = (vector / np.sqrt(value)) @ vector.T
+    inverse = symmetric if root == "symmetric" else np.linalg.inv(np.linalg.cholesky(cov))
+    spread = np.sort((simulated - mean) @ inverse.T, 0)
+    for subject, y in enumerate(few.population.dv.numpy()):
+        star = inverse @ (y - mean)
+        p = np.array([np.searchsorted(spread[:, j], star[j]) for j in range(len(y))]) / draws
+        z = stats.norm.ppf(p.clip(0.5 / draws, 1 - 0.5 / draws))
+        tolerance = (
+            7 * (np.sqrt(p * (1 - p) + 1 / draws) / stats.norm.pdf(z) + 1 + np.abs(z)) / np.sqrt(draws)
+        )
+        assert (np.abs(ours.npde[subject] - z) < tolerance).all(), subject
+        np.testing.assert_allclose(ours.pwres[subject], symmetric @ (y - mean), atol=0.15)
+    np.testing.assert_allclose(ours.epred[0], mean, atol=5 * np.sqrt(2 * np.diag(cov).max() / draws))
+
+
+@pytest.mark.parametrize("root", ["cholesky", "symmetric"])
+def test_the_null_distribution_of_a_nonlinear_model(absorbed: Any, root: str) -> None:
+    """At each time npde is N(0, 1) across subjects, and uncorrelated between times."""
+    z = npde(absorbed, draws=1000, seed=5, root=root).npde  # type: ignore[arg-type]
+    for k in range(len(TIMES)):
+        assert stats.kstest(z[:, k], "norm").pvalue > 0.001, TIMES[k]
+    off = np.corrcoef(z.T)[np.triu_indices(len(TIMES), 1)]
+    assert (np.abs(off) < 4 / np.sqrt(len(z))).all()
+    wrong = frozen(
+        absorbed.model.with_values(omega={"cl": (1.5 * 0.3) ** 2}), absorbed.population, modes=False
+    )
+    assert npde(wrong, draws=1000, seed=5, root=root).test().loc["global", "p"] < 1e-3  # type: ignore[arg-type]
+
+
 def test_uniform_under_the_true_model(truth: Any) -> None:
     test = npde(truth, draws=1000, seed=1).test()
     assert test.loc["global", "p"] > 0.05, test
@@ -121,3 +224,5 @@ def test_draws_that_cannot_be(truth: Any) -> None:
     for draws in (1, 10.5, "many"):
         with pytest.raises(DataError, match="draws: expected a whole number"):
             npde(truth, draws=draws)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match='root: expected "cholesky" or "symmetric"'):
+        npde(truth, root="polar")  # type: ignore[arg-type]

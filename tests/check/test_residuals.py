@@ -86,9 +86,18 @@ def _reference(fit: Any, subject: int, at_mode: bool, interaction: bool) -> Any:
     return _root(cov) @ (y - f(centre) + jac @ centre[subject].numpy())
 
 
-@pytest.mark.parametrize(("method", "interaction"), [("focei", True), ("elbo", True), ("foce", False)])
-def test_cwres_of_a_nonlinear_model(theophylline: Any, method: str, interaction: bool) -> None:
-    theophylline.method = method
+@pytest.mark.parametrize(
+    ("method", "source", "interaction"),
+    [
+        ("focei", "focei", True),
+        ("elbo", "importance", True),
+        ("foce", "foce", False),
+        ("fo+foce", "foce", False),
+        ("foce+agq", "quadrature", True),
+    ],
+)
+def test_cwres_of_a_nonlinear_model(theophylline: Any, method: str, source: str, interaction: bool) -> None:
+    theophylline.method, theophylline.ofv_source = method, source
     table = residuals(theophylline, draws=0)
     for subject in (0, 5, 11):
         own = table[(table["id"] == subject + 1) & (table["evid"] == 0)]
@@ -96,7 +105,7 @@ def test_cwres_of_a_nonlinear_model(theophylline: Any, method: str, interaction:
             own["cwres"], _reference(theophylline, subject, True, interaction), atol=1e-6
         )
         np.testing.assert_allclose(own["wres"], _reference(theophylline, subject, False, True), atol=1e-6)
-    theophylline.method = "focei"
+    theophylline.method = theophylline.ofv_source = "focei"
 
 
 def test_every_record_stays_and_only_observations_have_residuals(theophylline: Any) -> None:
@@ -125,6 +134,17 @@ def test_log_normal_predictions_are_natural_and_residuals_are_logarithms() -> No
     np.testing.assert_allclose(own["res"], np.log([7.0, 6.0]) - np.log(pred), rtol=1e-9)
     ipred = 10.0 * np.exp(-0.1 * np.exp(float(fit.ebe)) * np.array([2.0, 5.0]))
     np.testing.assert_allclose(own["iwres"], np.log(np.array([7.0, 6.0]) / ipred) / 0.2, rtol=1e-8)
+
+
+def test_the_simulated_mean_of_a_log_normal_endpoint_is_natural() -> None:
+    table = {"id": [1, 1, 1], "time": [0.0, 2.0, 5.0], "amt": [100.0, 0, 0], "evid": [1, 0, 0]}
+    fit = frozen(Logs(), nl.read_nonmem(pd.DataFrame(table | {"dv": [np.nan, 7.0, 6.0]})))
+    own = residuals(fit, draws=20_000).iloc[1:]
+    node, weight = np.polynomial.hermite_e.hermegauss(40)
+    f = 10.0 * np.exp(-0.1 * np.exp(0.1**0.5 * node) * np.array([[2.0], [5.0]]))
+    mean = np.exp(0.2**2 / 2) * (f @ weight) / weight.sum()
+    np.testing.assert_allclose(own["epred"], mean, rtol=5 * 0.3 / 20_000**0.5)
+    assert own["pwres"].notna().all()
 
 
 def test_a_subject_without_a_covariance_spoils_no_other() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import pytest
@@ -24,10 +24,14 @@ class Toy:
     limit: int | None = None
     hidden: tuple[int, ...] = (8, 8)
     family: str | None = None
+    name: str = field(default="toy", init=False)
 
     def __post_init__(self) -> None:
         if self.tolerance < 0:
             raise FitError("tolerance must not be negative")
+
+    def estimate(self, problem: object, progress: object = None) -> None:
+        """Nothing is estimated here."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,10 @@ class Plain:
     """A method without options of the command line."""
 
     steps: int = 10
+    name: str = field(default="plain", init=False)
+
+    def estimate(self, problem: object, progress: object = None) -> None:
+        """Nothing is estimated here."""
 
 
 @pytest.fixture(autouse=True)
@@ -112,9 +120,38 @@ def test_the_options_are_listed_with_types_and_defaults() -> None:
     assert "covariance = 'R'  ('R' or 'S' or none)" in text
 
 
-def test_methods_to_come_are_told_from_misspelt_ones() -> None:
+def test_a_misspelt_method_is_told_the_nearest() -> None:
     check_method("toy")
-    with pytest.raises(UsageError, match="method saem is not built yet; use one of: toy, plain"):
-        check_method("saem")
     with pytest.raises(UsageError, match="no method 'tpy'. Did you mean 'toy'"):
         check_method("tpy")
+
+
+def test_a_chain_takes_each_option_for_the_method_that_it_names() -> None:
+    check_method("plain+toy")
+    chain = build("plain+toy", ["toy.covariance=S"], {"seed": 3})
+    assert chain.name == "plain+toy"
+    assert (chain.methods[1].covariance, chain.methods[1].seed) == ("S", 3)
+    assert "options of method plain" in settings.describe("plain+toy")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "flags", "words"),
+    [
+        ("plain+toy", ["covariance=S"], {}, "say whose option it is, as plain.key=value"),
+        ("plain+toy", ["other.covariance=S"], {}, "say whose option it is"),
+        ("plain+toy", ["toy.covarance=S"], {}, "method toy has no option 'covarance'"),
+        ("plain+toy", [], {"device": "cuda"}, "--device means nothing to method toy; no method takes it"),
+    ],
+)
+def test_what_a_chain_cannot_honour_is_an_error(name, options, flags, words) -> None:
+    with pytest.raises(UsageError, match=words):
+        build(name, options, flags)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("toy+toy", "takes each method once"), ("toy+", "no method ''"), ("toy,plain", "no method")],
+)
+def test_a_chain_of_nothing_is_an_error(name, words) -> None:
+    with pytest.raises(UsageError, match=words):
+        check_method(name)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 
 import pytest
+import torch
 from problems import Straight, exact, straight_table
 
 import nlmegen as nl
 from nlmegen.errors import DataError
-from nlmegen.fit import comparison
+from nlmegen.fit import arbiter
 from nlmegen.inference import marginal
 
 DATA = nl.read_nonmem(straight_table(30))
@@ -94,7 +96,7 @@ def test_a_fit_without_a_likelihood_does_not_spoil_the_others(
             return replace(found, log_likelihood=found.log_likelihood * math.nan)
         return found
 
-    monkeypatch.setattr(comparison, "quadrature", broken)
+    monkeypatch.setattr(arbiter, "quadrature", broken)
     table = nl.compare(*fits, fits[1], arbiter="quadrature").table
     assert table["delta"].isna().tolist() == [True, False, False]
     assert table["delta"].iloc[1:].tolist() == [0.0, 0.0]
@@ -122,3 +124,66 @@ def test_natural_and_logarithmic_observations_are_not_compared() -> None:
     logged = nl.fit(variant(cp=nl.LogNormal(0.4, dv="log"), observe=observe), data, nl.FOCEI(evaluate=True))
     with pytest.raises(DataError, match="different scales"):
         nl.compare(natural, logged)
+
+
+def test_own_objectives_are_compared_where_they_are_of_one_kind(fits: tuple[nl.Fit, nl.Fit]) -> None:
+    own = nl.compare(*fits, arbiter="own")
+    assert own.arbiter == "own"
+    assert own.table["minus2ll"].tolist() == [-2 * f.log_likelihood for f in fits]
+    assert own.table["minus2ll_se"].tolist() == [0.0, 0.0]
+    other = copy.copy(fits[1])
+    other.ofv_source, other.ofv_se = "importance", 0.3
+    with pytest.raises(DataError, match=r"different kinds \(focei, importance\)"):
+        nl.compare(fits[0], other, arbiter="own")
+    third = copy.copy(other)
+    third.ofv_se = 0.4
+    table = nl.compare(other, third, arbiter="own").table
+    assert table["minus2ll_se"].tolist() == [0.3, 0.4]
+    assert sorted(table["paired_se"]) == pytest.approx([0.0, 0.5])
+
+
+def test_a_page_without_random_effects_needs_no_arbiter(fits: tuple[nl.Fit, nl.Fit]) -> None:
+    class Plain(nl.Model):
+        """y = b + s t + eps."""
+
+        tvb = nl.Theta(1.0)
+        tvs = nl.Theta(0.5)
+        cp = nl.Additive(0.9)
+        structure = nl.OneCompartment()
+
+        def individual(self, theta, eta, cov):
+            return dict(base=theta.tvb, slope=theta.tvs, cl=1.0, v=1.0)
+
+        def observe(self, t, a, p):
+            return dict(cp=p.base + p.slope * t)
+
+    plain = nl.fit(Plain, DATA, nl.FOCEI())
+    y, t = DATA.dv[DATA.mask], DATA.time[DATA.mask]
+    mean = plain.model.theta.tvb + plain.model.theta.tvs * t
+    exactly = -2 * float(torch.distributions.Normal(mean, plain.model.sigma["cp.additive"]).log_prob(y).sum())
+    for judge in ("quadrature", "importance"):
+        row = nl.compare(fits[0], plain, arbiter=judge, k=50).table.iloc[1]
+        assert row["minus2ll"] == pytest.approx(exactly, abs=1e-8)
+        assert row["minus2ll_se"] == pytest.approx(0.0, abs=1e-10)
+
+
+def test_akaike_weights(fits: tuple[nl.Fit, nl.Fit]) -> None:
+    compared = nl.compare(*fits, names=["full", "diagonal"])
+    weights, table = compared.weights, compared.table
+    assert weights.sum() == pytest.approx(1.0)
+    ratio = math.exp(0.5 * (table.loc["full", "aic"] - table.loc["diagonal", "aic"]))
+    assert weights["diagonal"] / weights["full"] == pytest.approx(ratio)
+
+
+def test_what_is_in_doubt_is_noted(fits: tuple[nl.Fit, nl.Fit]) -> None:
+    assert nl.compare(*fits).notes == []
+    stopped = copy.copy(fits[1])
+    stopped.converged = False
+    compared = nl.compare(fits[0], stopped, names=["full", "stopped"])
+    assert compared.notes == ["stopped did not converge: its likelihood is not at a maximum"]
+    assert "note: stopped did not converge" in repr(compared)
+    assert "<li>stopped did not converge" in compared._repr_html_()
+    with pytest.raises(DataError, match="labels that differ"):
+        nl.compare(*fits, names=["same", "same"])
+    with pytest.raises(DataError, match="at least 2 draws"):
+        nl.compare(*fits, arbiter="importance", k=1)

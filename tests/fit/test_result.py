@@ -32,7 +32,7 @@ def test_the_objective_is_that_of_the_closed_form(result: nl.Fit) -> None:
     n = result.problem.n_observations
     assert result.ofv == pytest.approx(-2 * expected - n * math.log(2 * math.pi), abs=1e-5)
     assert result.aic == pytest.approx(-2 * expected + 2 * 6, abs=1e-5)
-    assert result.bic == pytest.approx(-2 * expected + 6 * math.log(n), abs=1e-5)
+    assert result.bic == pytest.approx(-2 * expected + 5 * math.log(40) + math.log(n), abs=1e-5)
 
 
 def test_a_class_will_do_and_a_start_comes_from_an_earlier_fit(result: nl.Fit) -> None:

@@ -21,8 +21,8 @@ from problems import F64
 import nlmegen as nl
 from nlmegen.errors import DataError, FitError, ModelError, Status
 from nlmegen.inference.estimate import Progress
-from nlmegen.inference.iwml import draws_per_patient
 from nlmegen.inference.marginal import quadrature
+from nlmegen.inference.settle import draws_per_patient
 
 QUICK = nl.ELBO(steps=40, batch=64, block=20, width=16, most_draws=400)
 

@@ -18,9 +18,9 @@ from problems import Straight, exact, straight_problem, straight_table
 from torch import exp
 
 import nlmegen as nl
-from nlmegen.errors import DataError, FitError, ModelError, Status
+from nlmegen.errors import DataError, FitError, Status
+from nlmegen.inference.conditional import FOCEIObjective
 from nlmegen.inference.estimate import Progress
-from nlmegen.inference.objective import Objective
 
 F64 = torch.float64
 
@@ -141,7 +141,7 @@ class Block(nl.Model):
 @pytest.mark.parametrize("page", [TheophyllineAdditive, Theophylline, TheophyllineSd, Block, "phenobarbital"])
 def test_scores_are_the_derivatives_of_the_objective(page: type[nl.Model] | str) -> None:
     problem = phenobarbital() if isinstance(page, str) else theophylline(page)
-    objective = Objective(problem)
+    objective = FOCEIObjective(problem)
     start = problem.start + 0.05 * torch.randn(problem.P, dtype=F64)
     here = objective(start[None], scores=True)
     h = 1e-3
@@ -157,9 +157,9 @@ def test_scores_are_the_derivatives_of_the_objective(page: type[nl.Model] | str)
 def test_a_batch_of_parameter_vectors_is_one_at_a_time() -> None:
     problem = theophylline()
     free = problem.start + 0.1 * torch.randn(5, problem.P, dtype=F64)
-    together = Objective(problem)(free, scores=True)
+    together = FOCEIObjective(problem)(free, scores=True)
     for k, row in enumerate(free):
-        alone = Objective(problem)(row[None], scores=True)
+        alone = FOCEIObjective(problem)(row[None], scores=True)
         assert torch.allclose(together.objective[k], alone.objective[0], atol=1e-9)
         assert together.score is not None
         assert alone.score is not None
@@ -169,9 +169,9 @@ def test_a_batch_of_parameter_vectors_is_one_at_a_time() -> None:
 def test_pieces_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = theophylline()
     free = problem.start + 0.1 * torch.randn(3, problem.P, dtype=F64)
-    whole = Objective(problem)(free, scores=True)
+    whole = FOCEIObjective(problem)(free, scores=True)
     monkeypatch.setattr("nlmegen.inference.objective.PIECE", 500)  # five subjects at a time
-    parts = Objective(problem)(free, scores=True)
+    parts = FOCEIObjective(problem)(free, scores=True)
     assert torch.allclose(whole.objective, parts.objective, atol=1e-9)
     assert torch.allclose(whole.gradient, parts.gradient, rtol=1e-7, atol=1e-6)
     assert torch.allclose(whole.eta, parts.eta, atol=1e-7)
@@ -179,7 +179,7 @@ def test_pieces_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_scores_not_asked_for_are_an_error() -> None:
     with pytest.raises(ValueError, match="scores=True"):
-        _ = Objective(theophylline())(theophylline().start[None]).gradient
+        _ = FOCEIObjective(theophylline())(theophylline().start[None]).gradient
 
 
 # -- starts ---------------------------------------------------------------------------------------------------------
@@ -200,7 +200,7 @@ def test_many_subjects_take_the_other_road_to_the_same_place() -> None:
     newton = nl.FOCEI().estimate(problem)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("nlmegen.inference.outer.CHEAP", 5_000)
-        patch.setattr("nlmegen.inference.foce.CHEAP", 5_000)
+        patch.setattr("nlmegen.inference.run.CHEAP", 5_000)
         secant = nl.FOCEI().estimate(problem)
     assert secant.converged
     assert secant.ofv == pytest.approx(newton.ofv, abs=1e-5)
@@ -265,7 +265,7 @@ def test_fixed_parameters_stay_and_are_left_out() -> None:
     got = estimates(problem, found)
     assert got["tvka"] == pytest.approx(1.2)
     assert got["omega.cl"] == pytest.approx(0.09)
-    here = Objective(problem)(found.free[None], scores=True)
+    here = FOCEIObjective(problem)(found.free[None], scores=True)
     assert float(here.gradient.abs().max()) < 1e-2
 
 
@@ -425,14 +425,6 @@ class Proportional(Theophylline):
 def test_proportional_error_at_zero_names_the_records() -> None:
     with pytest.raises(DataError, match=r"variance is zero at id 1 time 0.*Combined"):
         nl.FOCEI().estimate(theophylline(Proportional))
-
-
-def test_a_prior_is_refused() -> None:
-    class WithPrior(Oral):
-        tvcl = nl.Theta(3.0, lower=0, prior=(1.0, 0.1))
-
-    with pytest.raises(ModelError, match="prior on tvcl"):
-        nl.FOCEI().estimate(nl.Problem(WithPrior(), nl.read_nonmem(oral_table(3))))
 
 
 def test_a_start_that_is_not_finite_is_refused() -> None:

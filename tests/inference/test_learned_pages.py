@@ -8,7 +8,7 @@ import torch
 from problems import F64
 
 import nlmegen as nl
-from nlmegen.inference.objective import Objective
+from nlmegen.inference.conditional import FOCEIObjective
 
 TIMES = (0.5, 4.0, 12.0, 24.0, 36.0, 48.0, 60.0)
 
@@ -46,10 +46,10 @@ def test_the_gradient_in_the_weights_passes_the_solver(name, route, eliminated, 
     whole = nl.Problem(model, eliminated if name.startswith("mich") else responding)
     problem = whole.select(torch.tensor([0, 40] if route == "compiled" else [40]))
     free = problem.start
-    found = Objective(problem)(free[None], scores=True, weights=True)
+    found = FOCEIObjective(problem)(free[None], scores=True, weights=True)
 
     def value(weights):
-        return float(Objective(problem.with_weights(weights))(free[None], found.eta, near=True).total[0])
+        return float(FOCEIObjective(problem.with_weights(weights))(free[None], found.eta, near=True).total[0])
 
     scale = float(found.weight_gradient.abs().max())
     for k in (0, len(problem.weights) - 1):

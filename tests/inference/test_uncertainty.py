@@ -6,6 +6,7 @@ import pytest
 import torch
 from inference.pages import Oral, oral_table
 from problems import Straight, straight_table
+from torch.distributions import LogNormal
 
 import nlmegen as nl
 from nlmegen.inference.uncertainty import (
@@ -178,6 +179,33 @@ def test_a_singular_sandwich_is_not_served(kind: str, subjects: int, wanted: str
     assert int(torch.linalg.matrix_rank(centred.mT @ centred)) == 3
 
 
+def test_a_sandwich_without_the_priors_is_not_served() -> None:
+    """Where a prior is all that is known, the error is its own: of log x for a log-normal one of .01."""
+
+    class Informed(nl.Model):
+        tvka = nl.Theta(1.5, lower=0, prior=LogNormal(math.log(1.2), 0.01))
+        tvcl = nl.Theta(2.7, lower=0)
+        tvv = nl.Theta(32.0, lower=0)
+        iiv = nl.Omega(ka=0.3, cl=0.1, v=0.05)
+        cp = nl.Combined(additive=0.5, proportional=0.1)
+        structure = nl.OneCompartment(absorption="first-order")
+
+        def individual(self, theta, eta, cov):
+            return dict(
+                ka=theta.tvka * torch.exp(eta.ka),
+                cl=theta.tvcl * torch.exp(eta.cl),
+                v=theta.tvv * torch.exp(eta.v),
+            )
+
+        def observe(self, t, a, p):
+            return dict(cp=a.central / p.v)
+
+    fit = nl.fit(Informed(), nl.load_data("theophylline"), nl.FOCEI())
+    assert float(fit.parameters.loc["tvka", "rse"]) == pytest.approx(0.01, rel=0.01)
+    assert fit.estimate.covariance_kind == "R"
+    assert any("curvature of the priors" in note for note in fit.notes)
+
+
 def test_information_counts_scores_of_the_objective() -> None:
     r, s = information(torch.full((1, 1), 6.0, dtype=F64), torch.tensor([[2.0], [-4.0]], dtype=F64))
     assert float(r) == 3.0
@@ -191,3 +219,42 @@ def test_condition_number() -> None:
     )
     assert condition_number(torch.ones(2, 2, dtype=F64)) > 1e12
     assert math.isnan(condition_number(torch.zeros(0, 0, dtype=F64)))
+
+
+def test_intervals_are_what_they_are_said_to_be() -> None:
+    """Ends of transformed intervals, of a variance in a block on the log scale, and of a covariance, by hand."""
+
+    class Bounded(Straight):
+        tvb = nl.Theta(1.0, lower=-1, upper=3)
+        tvs = nl.Theta(0.5, upper=2)
+
+    problem = nl.Problem(Bounded(), nl.read_nonmem(straight_table(5)))
+    root = 0.2 * torch.randn(6, 6, dtype=F64, generator=torch.Generator().manual_seed(1))
+    covariance = root @ root.T + 0.01 * torch.eye(6, dtype=F64)
+    got = uncertainty(problem, problem.start, covariance)
+    z, sd = 1.959963984540054, covariance.diagonal().sqrt()
+    free = problem.start
+
+    def logistic(u: float) -> float:
+        return -1 + 4 / (1 + math.exp(-u))
+
+    lower, upper = got.ci_lower.tolist(), got.ci_upper.tolist()
+    assert (lower[0], upper[0]) == pytest.approx([logistic(float(free[0] + s * z * sd[0])) for s in (-1, 1)])
+    # an upper bound turns the ends round: x = 2 - exp(u)
+    assert (lower[1], upper[1]) == pytest.approx(
+        [2 - math.exp(float(free[1] + s * z * sd[1])) for s in (1, -1)]
+    )
+    # omega.b = exp(2 u) alone; omega.s,b = exp(u) c and omega.s = c^2 + exp(2 v) by the delta method
+    assert (lower[2], upper[2]) == pytest.approx(
+        [math.exp(2 * float(free[2] + s * z * sd[2])) for s in (-1, 1)]
+    )
+    a, c, d = (float(x) for x in (free[2].exp(), free[3], free[5 - 1].exp()))
+    gradient = torch.tensor([a * c, a], dtype=F64)
+    se = float((gradient @ covariance[2:4, 2:4] @ gradient).sqrt())
+    assert (lower[3], upper[3]) == pytest.approx((a * c - z * se, a * c + z * se))
+    gradient = torch.tensor([2 * c, 2 * d * d], dtype=F64)
+    se = float((gradient @ covariance[3:5, 3:5] @ gradient).sqrt())
+    factor = math.exp(z * se / (c * c + d * d))
+    assert (lower[4], upper[4]) == pytest.approx(((c * c + d * d) / factor, (c * c + d * d) * factor))
+    assert (lower[5], upper[5]) == pytest.approx([math.exp(float(free[5] + s * z * sd[5])) for s in (-1, 1)])
+    assert got.correlation.diagonal().tolist() == pytest.approx([1.0] * 6)

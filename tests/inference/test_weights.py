@@ -14,10 +14,10 @@ from torch import exp
 
 import nlmegen as nl
 from nlmegen.inference import objective
+from nlmegen.inference.conditional import FOCEIObjective
 from nlmegen.inference.estimate import Progress
 from nlmegen.inference.joint import Point, descend
 from nlmegen.inference.learn import bound_step, drawn_steps, learn_on_the_bound
-from nlmegen.inference.objective import Objective
 from nlmegen.inference.vem import expectation_step, start_at
 from nlmegen.inference.weights import Linear, describe
 
@@ -118,10 +118,10 @@ def exact_penalised_maximum(page: type[nl.Model]) -> tuple[torch.Tensor, torch.T
 def test_the_gradient_in_the_weights_is_that_of_the_objective(monkeypatch) -> None:
     problem = sized_problem()
     free = problem.start + 0.1
-    found = Objective(problem)(free[None], scores=True, weights=True)
+    found = FOCEIObjective(problem)(free[None], scores=True, weights=True)
 
     def value(weights):
-        return float(Objective(problem.with_weights(weights))(free[None], found.eta).total[0])
+        return float(FOCEIObjective(problem.with_weights(weights))(free[None], found.eta).total[0])
 
     for k in range(len(problem.weights)):
         move = torch.zeros_like(problem.weights)
@@ -129,7 +129,7 @@ def test_the_gradient_in_the_weights_is_that_of_the_objective(monkeypatch) -> No
         difference = (value(problem.weights + move) - value(problem.weights - move)) / 2e-4
         assert float(found.weight_gradient[0, k]) == pytest.approx(difference, rel=1e-6, abs=1e-6)
     monkeypatch.setattr(objective, "PIECE", 60)  # three subjects at a time
-    pieces = Objective(problem)(free[None], found.eta, scores=True, weights=True)
+    pieces = FOCEIObjective(problem)(free[None], found.eta, scores=True, weights=True)
     torch.testing.assert_close(pieces.weight_gradient, found.weight_gradient, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(pieces.score, found.score, rtol=1e-9, atol=1e-9)
 
@@ -150,7 +150,7 @@ def test_the_linear_model_is_exact_where_the_page_is_linear() -> None:
     def modes(x):
         there = problem.with_weights(problem.weights + x[1:])
         moved = torch.cat((free[:1] + x[:1], free[1:]))
-        return Objective(there)(moved[None]).eta[0]
+        return FOCEIObjective(there)(moved[None]).eta[0]
 
     move = torch.tensor([0.3, -0.5, 0.2], dtype=F64)
     torch.testing.assert_close(modes(move) - modes(0 * move), linear.carry @ move, rtol=1e-6, atol=1e-7)
@@ -196,7 +196,7 @@ def test_standard_errors_are_those_at_fixed_weights() -> None:
 def test_the_search_lowers_the_penalised_objective_and_settles() -> None:
     problem = sized_problem(14)
     seen = []
-    start = Point.at(problem, problem.start, None)
+    start = Point.at(FOCEIObjective(problem), problem.start, None)
     found = descend(start, tolerance=1e-2, iterations=200, watch=lambda point, step: seen.append(point.value))
     assert found.settled
     assert seen == sorted(seen, reverse=True)
@@ -283,7 +283,7 @@ def test_a_fit_says_that_its_network_ate_omega() -> None:
         table[name] = table["ID"].map({i + 1: middle + spread * x for i, x in enumerate(draws)})
     data = nl.read_nonmem(table)
     problem = nl.Problem(Greedy(), data)
-    point = Point.at(problem, problem.start, None)
+    point = Point.at(FOCEIObjective(problem), problem.start, None)
     modest = describe(problem, problem.start, point.evaluation.eta[0])
     found = descend(point, tolerance=0.05, iterations=60).point
     assert float(found.problem.omega(found.free)[1, 1]) < 0.03
@@ -324,7 +324,7 @@ def test_steps_on_draws_climb_the_simulated_likelihood() -> None:
     problem = straight_problem(Bent)
     free, weights, _ = exact_penalised_maximum(Bent)
     poor = problem.with_weights(weights + torch.tensor([0.15, -0.1], dtype=F64))
-    found = Objective(poor)(free[None])
+    found = FOCEIObjective(poor)(free[None])
     root = torch.linalg.cholesky(found.cov[0])
     generator = torch.Generator().manual_seed(2)
     normal = torch.randn(100, 4, problem.n_subjects, 2, generator=generator, dtype=F64)
@@ -336,7 +336,7 @@ def test_steps_on_draws_climb_the_simulated_likelihood() -> None:
     assert float((there.weights - weights).abs().max()) < 0.02
     assert length > 0.0
     # carried draws are the posterior's at the new weights
-    now = Objective(there)(free[None]).eta[0]
+    now = FOCEIObjective(there)(free[None]).eta[0]
     torch.testing.assert_close(carried - eta, (now - found.eta[0]).expand_as(eta), atol=1e-6, rtol=1e-5)
 
 

@@ -21,6 +21,7 @@ import nlmegen as nl
 from nlmegen.inference.families import kl_divergence
 from nlmegen.inference.marginal import StudentLaplace, importance, quadrature
 from nlmegen.inference.posterior import Approximation, Posterior
+from nlmegen.inference.posteriors import weighted
 
 SIZES = {"bolus": 8, "oral": 3}
 """Patients of each design; q = 2 and 3, Omega correlated in both."""
@@ -94,7 +95,7 @@ def importance_equals_brute_force() -> None:
         found = importance(problem, values, StudentLaplace.at_modes(problem, values), 6000, seed=5)
         within(found.log_likelihood - log_p, found.se, 4)
         assert float(found.se.max()) < 0.02
-        posterior = Posterior.laplace(problem, values, k=6000, seed=6)
+        posterior = weighted(problem, values, k=6000, seed=6)
         close(posterior.mean, mean, 0.03)
         close(posterior.log_likelihood, log_p, 0.03)
 

@@ -12,7 +12,7 @@ from ladder.comparisons import EXACT, F64, close
 from torch import exp
 
 import nlmegen as nl
-from nlmegen.inference.objective import Objective
+from nlmegen.inference.conditional import FOCEIObjective
 
 
 def predictions_by_superposition() -> None:
@@ -28,7 +28,7 @@ def predictions_by_superposition() -> None:
 def likelihood_of_every_history() -> None:
     """The closed form of log p(y), -sum log y included, one patient for each rule of dosing."""
     problem, truth = log_dose_problem(), exact_log_dose()
-    found = Objective(problem)(problem.start[None])
+    found = FOCEIObjective(problem)(problem.start[None])
     count = problem.population.mask.sum(-1).to(F64)
     close(found.objective[0], -2 * truth.log_likelihood - count * math.log(2 * math.pi), EXACT)
     close(found.eta[0], truth.mean, EXACT)

@@ -14,8 +14,8 @@ from ladder.linear_gaussian import score_of
 from problems import Straight, curve_problem, linear_table
 
 import nlmegen as nl
+from nlmegen.inference.conditional import FOCEIObjective
 from nlmegen.inference.marginal import quadrature
-from nlmegen.inference.objective import Objective
 
 UNEQUAL = (3, 1, 4, 2)
 
@@ -32,7 +32,7 @@ def uneven(n: int = 4) -> pd.DataFrame:
 def contributions(frame: pd.DataFrame, page: type[nl.Model] = Absorbed) -> dict[str, torch.Tensor]:
     """By patient: objective, scores, modes and the quadrature likelihood, in one row `[number]`."""
     problem = nl.Problem(page(), nl.read_nonmem(frame))
-    found = Objective(problem)(problem.start[None], scores=True)
+    found = FOCEIObjective(problem)(problem.start[None], scores=True)
     exact = quadrature(problem, problem.values(problem.start), 7)
     rows = torch.cat(
         (
@@ -71,14 +71,14 @@ def batches_of_parameters_do_not_mix() -> None:
     problem = curve_problem(9)
     generator = torch.Generator().manual_seed(1)
     free = problem.start + 0.3 * torch.randn(4, problem.P, generator=generator, dtype=F64)
-    objective = Objective(problem)
+    objective = FOCEIObjective(problem)
     together = objective(free, scores=True)
     for k in range(4):
         alone = objective(free[k : k + 1], scores=True)
         close(together.objective[k], alone.objective[0], 1e-9)
         close(score_of(together)[k], score_of(alone)[0], 1e-8)
     index = torch.tensor([5, 2, 2])
-    part = Objective(problem.select(index))(free, scores=True)
+    part = FOCEIObjective(problem.select(index))(free, scores=True)
     close(part.objective, together.objective[:, index], 1e-9)
     close(score_of(part), score_of(together)[:, index], 1e-8)
 

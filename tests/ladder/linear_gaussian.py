@@ -17,11 +17,12 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 import nlmegen as nl
 from nlmegen.inference import vem
+from nlmegen.inference.conditional import FOCEIObjective
 from nlmegen.inference.ebe import modes
 from nlmegen.inference.iwml import Course
 from nlmegen.inference.ladder import Ladder, climb
 from nlmegen.inference.marginal import StudentLaplace, importance, quadrature
-from nlmegen.inference.objective import Evaluation, Objective
+from nlmegen.inference.objective import Evaluation
 from nlmegen.inference.posterior import Approximation
 from nlmegen.inference.simulated import SimulatedLikelihood
 
@@ -61,7 +62,7 @@ def score_of(found: Evaluation) -> Tensor:
 def focei_value_and_modes() -> None:
     """O_i = -2 log p - n log 2 pi; the modes are posterior means."""
     for problem, truth in cases():
-        found = Objective(problem)(problem.start[None])
+        found = FOCEIObjective(problem)(problem.start[None])
         count = problem.population.mask.sum(-1).to(F64)
         close(found.objective[0], -2 * truth.log_likelihood - count * LOG_2PI, EXACT)
         close(found.eta[0], truth.mean, EXACT)
@@ -71,7 +72,7 @@ def focei_starts_anywhere() -> None:
     """The modes do not depend on where their search began, nor on parameters of another evaluation."""
     problem = curve_problem(6)
     free = off_start(problem)
-    objective = Objective(problem)
+    objective = FOCEIObjective(problem)
     elsewhere = objective(problem.start[None])
     for eta in (None, elsewhere.eta, 3 * torch.ones_like(elsewhere.eta)):
         found = objective(free[None], eta, scores=True)
@@ -83,7 +84,7 @@ def focei_scores() -> None:
     """The derivative of every subject's objective in every free parameter."""
     for problem in (straight_problem(7), curve_problem(6)):
         free = off_start(problem)
-        found = Objective(problem)(free[None], scores=True)
+        found = FOCEIObjective(problem)(free[None], scores=True)
         close(score_of(found)[0], -2 * exact_scores(problem, free), 1e-7)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from mutants.mutate import Mutant
 
-EVALUATION = "inference.objective:_evaluate"
-SCORES = "inference.objective:_cotangents"
+EVALUATION = "inference.conditional:FOCEIObjective.evaluate"
+SCORES = "inference.conditional:_cotangents"
 
 MUTANTS = (
     # -- FOCEI -----------------------------------------------------------------------------------------------------
@@ -26,9 +26,9 @@ MUTANTS = (
     Mutant(
         "FOCEI takes stale modes, those of the model's present values",
         EVALUATION,
-        "Conditional.of(problem, problem.values(free)), eta, near=near, tolerance=tolerance)",
-        "Conditional.of(problem, problem.values(free)), find_modes(Conditional.of(problem, problem.values("
-        "problem.start)), torch.zeros_like(eta[0])).x.expand_as(eta), max_iterations=1)",
+        "find_modes(density, eta, near=ask.near, tolerance=ask.tolerance)",
+        "find_modes(density, find_modes(self.density(problem, problem.values(problem.start[None])),"
+        " torch.zeros_like(eta[:1])).x.expand_as(eta), max_iterations=1)",
         ("focei_starts_anywhere", "focei_scores"),
     ),
     Mutant(
@@ -68,7 +68,7 @@ MUTANTS = (
     ),
     Mutant(
         "the score forgets that eta = L z moves with Omega",
-        "inference.objective:_scores",
+        "inference.conditional:FOCEIObjective.scores",
         "torch.matmul(values.factor, at.z",
         "torch.matmul(values.factor.detach(), at.z",
         ("focei_scores", "focei_starts_anywhere", "focei_scores_by_differences"),
@@ -79,6 +79,63 @@ MUTANTS = (
         "not bool(stopped.all())",
         "not bool(stopped.any())",
         ("patients_do_not_see_each_other", "phenobarbital_at_nonmems_estimates"),
+    ),
+    # -- its relatives ---------------------------------------------------------------------------------------------
+    Mutant(
+        "FOCE takes the residual variance at the mode",
+        "inference.conditional:FOCEObjective.density",
+        "held=at_zero(problem, values)",
+        "",
+        ("wang_table", "foce_scores_by_differences"),
+    ),
+    Mutant(
+        "FOCE holds the residual variance while the parameters move",
+        "inference.conditional:FOCEObjective.residual",
+        "at_zero(problem, values)",
+        "at_zero(problem, values).detach()",
+        ("foce_scores_by_differences",),
+    ),
+    Mutant(
+        "FO adds the residual variance twice",
+        "inference.firstorder:_normal",
+        "variance.log().sum(-1)",
+        "(2 * variance).log().sum(-1)",
+        ("wang_table",),
+    ),
+    Mutant(
+        "FO holds the covariance of the observations while the parameters move",
+        "inference.firstorder:_normal",
+        "jac = prediction.jac.movedim(0, -2)",
+        "jac = prediction.jac.movedim(0, -2).detach()",
+        ("fo_scores_by_differences",),
+    ),
+    Mutant(
+        "the score of Laplace lacks the third derivatives",
+        "inference.nodes:_carried",
+        "by_mode + more - direct * gradient.detach()",
+        "by_mode",
+        ("laplace_scores_by_differences",),
+    ),
+    Mutant(
+        "the score of quadrature forgets that the scale of the grid moves",
+        "inference.nodes:QuadratureObjective.evaluate",
+        "-2 * part.by_scale",
+        "0 * part.by_scale",
+        ("quadrature_scores_by_differences",),
+    ),
+    Mutant(
+        "quadrature around a stale centre",
+        "inference.nodes:QuadratureObjective.evaluate",
+        "find_modes(density, eta, near=ask.near, tolerance=ask.tolerance)",
+        "find_modes(density, 0 * eta, max_iterations=1)",
+        ("wang_table", "quadrature_scores_by_differences"),
+    ),
+    Mutant(
+        "quadrature drops the determinant of its scale",
+        "inference.nodes:QuadratureObjective.evaluate",
+        "objective = log_det - 2 * total",
+        "objective = -2 * total",
+        ("wang_table",),
     ),
     # -- standard errors -------------------------------------------------------------------------------------------
     Mutant(

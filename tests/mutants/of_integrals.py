@@ -128,7 +128,7 @@ MUTANTS = (
     ),
     Mutant(
         "moments are not centred",
-        "inference.marginal:_moments",
+        "inference.marginal:moments",
         "centred = eta - mean",
         "centred = eta",
         ("quadrature_with_any_nodes", "quadrature_equals_brute_force"),
@@ -156,7 +156,7 @@ MUTANTS = (
     ),
     Mutant(
         "the Student t lacks its determinant",
-        "inference.marginal:StudentLaplace.sample",
+        "inference.marginal:StudentLaplace._density",
         " - torch.linalg.slogdet(self.scale)[1]",
         "",
         ("importance_by_student_t", "importance_equals_brute_force"),
@@ -165,8 +165,8 @@ MUTANTS = (
     Mutant(
         "transport is not counted in the value",
         "inference.simulated:SimulatedLikelihood.__call__",
-        "self.eta + self._shift(move) if bool(move.any()) else self.eta",
-        "self.eta",
+        "eta = self._carry(free)",
+        "eta = self.eta",
         ("simulated_value", "simulated_scores"),
     ),
     Mutant(

@@ -9,6 +9,7 @@ from reference.published import NUMBERS, at, minus2ll, moved
 from torch import exp, log
 
 import nlmegen as nl
+from nlmegen.inference.agq import AGQ
 
 REFERENCE = NUMBERS["phenobarbital"]
 
@@ -60,6 +61,21 @@ def test_the_quadrature_optimum(data: nl.Population) -> None:
     for name in model.layout.names:
         there = [minus2ll(moved(model, name, step), data) for step in (-0.1, 0.1)]
         assert min(there) > best + 0.02, f"{name} moved: {there}, at the optimum {best}"
+
+
+def test_agq_ends_at_the_quadrature_optimum(data: nl.Population) -> None:
+    numbers = REFERENCE["quadrature"]
+    found = nl.fit(nl.load_model("phenobarbital"), data, AGQ())
+    assert found.converged
+    assert -2 * found.log_likelihood == pytest.approx(numbers["minus2ll"], abs=2e-3)
+    for name, value in numbers["log_theta"].items():
+        assert math.log(float(found.model.theta[name])) == pytest.approx(value, abs=1e-4), name
+    assert float(found.model.theta["asphyxia"]) == pytest.approx(numbers["theta"]["asphyxia"], abs=1e-4)
+    for k, name in enumerate(found.model.eta_names):
+        assert float(found.model.omega[k, k]) ** 0.5 == pytest.approx(numbers["omega_sd"][name], abs=1e-4), (
+            name
+        )
+    assert float(found.model.sigma["cp.proportional"]) == pytest.approx(0.11507, abs=2e-5)
 
 
 class LogWeight(nl.Model):

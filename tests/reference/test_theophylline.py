@@ -11,6 +11,9 @@ from scipy.optimize import minimize_scalar
 from torch import exp
 
 import nlmegen as nl
+from nlmegen.inference.agq import AGQ, Laplace
+from nlmegen.inference.classic import Classic
+from nlmegen.inference.foce import FO, FOCE
 
 REFERENCE = NUMBERS["theophylline"]
 LOG_2PI = math.log(2 * math.pi)
@@ -62,6 +65,45 @@ def test_the_laplace_optimum(data: nl.Population) -> None:
 
     found = minimize_scalar(ofv, bounds=(0.6, 0.8), method="bounded", options={"xatol": 1e-4})
     assert found.fun == pytest.approx(REFERENCE["laplace"]["ofv"], abs=1e-3)
+
+
+@pytest.mark.parametrize("method", [FO, FOCE, Laplace])
+def test_published_objectives_and_estimates(method: type[Classic], data: nl.Population) -> None:
+    numbers = REFERENCE[method.name]
+    found = nl.fit(TheophyllineAdditive(), data, method())
+    assert found.converged
+    assert found.ofv == pytest.approx(numbers["ofv"], abs=1e-3)
+    for name, value in numbers.get("log_theta", {}).items():
+        assert math.log(float(found.model.theta[name])) == pytest.approx(value, abs=2e-4), name
+    for k, name in enumerate(found.model.eta_names):
+        if "omega" in numbers:  # Laplace's was printed from a search that stopped a little early
+            assert float(found.model.omega[k, k]) == pytest.approx(numbers["omega"][name], rel=2e-3), name
+    if "sigma" in numbers:
+        assert float(found.model.sigma["cp.additive"]) == pytest.approx(numbers["sigma"], abs=1e-4)
+    assert found.uncertainty is not None
+
+
+def test_laplace_at_the_focei_estimate(data: nl.Population, focei: nl.Fit) -> None:
+    there = nl.fit(focei.model, data, Laplace(evaluate=True))
+    assert there.ofv == pytest.approx(REFERENCE["laplace"]["at_focei_ofv"], abs=1e-3)
+
+
+@pytest.mark.parametrize("error", sorted(PAGES))
+def test_agq_ends_at_the_quadrature_optimum(error: str, data: nl.Population) -> None:
+    numbers = REFERENCE["quadrature"][error]
+    found = nl.fit(PAGES[error](), data, AGQ())
+    assert found.converged
+    assert found.ofv_source == "quadrature"
+    assert -2 * found.log_likelihood == pytest.approx(numbers["minus2ll"], abs=5e-4)
+    assert minus2ll(found.model, data) == pytest.approx(numbers["minus2ll"], abs=2e-3)
+    for name, value in numbers["log_theta"].items():
+        assert math.log(float(found.model.theta[name])) == pytest.approx(value, abs=2e-4), name
+    for k, name in enumerate(found.model.eta_names):
+        assert float(found.model.omega[k, k]) ** 0.5 == pytest.approx(numbers["omega_sd"][name], abs=2e-4), (
+            name
+        )
+    for name, value in numbers["sigma"].items():
+        assert float(found.model.sigma[name]) == pytest.approx(value, abs=1e-4), name
 
 
 def test_compare_judges_by_quadrature(data: nl.Population, focei: nl.Fit) -> None:

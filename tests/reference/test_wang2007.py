@@ -1,4 +1,4 @@
-"""Wang (2007), table 1: quadrature and Laplace. (The FOCEI column: tests/inference/test_foce.py.)"""
+"""Wang (2007), table 1: all five columns by the methods; Laplace and quadrature by the arbiter too."""
 
 from __future__ import annotations
 
@@ -9,9 +9,27 @@ from inference.pages import WangAdditive, WangProportional, wang_data
 from reference.published import NUMBERS, minus2ll
 
 import nlmegen as nl
+from nlmegen.inference.agq import AGQ, Laplace
+from nlmegen.inference.classic import Classic
+from nlmegen.inference.foce import FO, FOCE, FOCEI
 
 PAGES = {"additive": WangAdditive, "proportional": WangProportional}
 NODES = {"laplace": 1, "quadrature": 41}
+METHODS: dict[str, Classic] = {
+    "fo": FO(evaluate=True),
+    "foce": FOCE(evaluate=True),
+    "focei": FOCEI(evaluate=True),
+    "laplace": Laplace(evaluate=True),
+    "quadrature": AGQ(nodes=41, evaluate=True),
+}
+
+
+@pytest.mark.parametrize("error", sorted(PAGES))
+@pytest.mark.parametrize("method", METHODS)
+def test_table_1_by_the_methods(error: str, method: str) -> None:
+    found = METHODS[method].estimate(nl.Problem(PAGES[error](), wang_data()))
+    assert found.ofv_source == method
+    assert found.ofv == pytest.approx(NUMBERS["wang2007"][error][method], abs=6e-4)
 
 
 @pytest.mark.parametrize("error", sorted(PAGES))

@@ -126,6 +126,20 @@ def test_the_ladder_of_a_variational_fit(fit: Any, made: dict[str, Any]) -> None
     assert "largest k-hat is 0.81" in text
 
 
+def test_the_correlation_of_the_estimates_is_shown(fit: Any, made: dict[str, Any], page: str) -> None:
+    rho = fit.correlation.loc["cp.proportional", "cp.additive"]
+    assert "Correlation of the estimates" in page
+    assert f"<td>{number(rho, 2)}</td>" in page
+    assert "<strong>" not in page
+    plain = nl.fit(fit.model, fit.population, nl.FOCEI(evaluate=True))
+    assert "Correlation of the estimates" not in html(plain, **made)
+
+
+def test_the_prior_is_told_apart_from_the_likelihood(fit: Any, made: dict[str, Any], page: str) -> None:
+    assert "log prior" not in page
+    assert "3.25000" in " ".join(_outline(html(_changed(fit, penalty=3.25), **made)).text)
+
+
 def test_a_comparison_is_shown(fit: Any, made: dict[str, Any]) -> None:
     other = nl.fit(fit.model.with_values(theta={"tvcl": 3.0}), fit.population, nl.FOCEI(evaluate=True))
     compared = nl.compare(fit, other, names=["best", "elsewhere"])

@@ -6,7 +6,6 @@ import shlex
 from types import SimpleNamespace
 from typing import Any
 
-import pandas as pd
 import pytest
 
 import nlmegen as nl
@@ -71,27 +70,11 @@ def test_a_tight_bound_looks_tight(gap: float, places: list[float]) -> None:
 
 
 def test_concerns_are_raised() -> None:
-    table = pd.DataFrame(
-        {"rse": [0.1, 0.9, float("nan")], "fixed": [False, False, True]}, index=["tvcl", "tvv", "tvka"]
+    said = " | ".join(
+        concerns(
+            _fitted(nl.ELBO(), problems=lambda: ["not converged: never", "a note"], bounds={"khat_max": 0.9})
+        )
     )
-    fit = _fitted(
-        nl.ELBO(),
-        problems=lambda: ["not converged: never", "a note"],
-        shrinkage_eta={"cl": 0.5, "v": 0.1},
-        parameters=table,
-        condition_number=2e4,
-        bounds={"khat_max": 0.9},
-    )
-    said = " | ".join(concerns(fit))
-    for part in (
-        "a note",
-        "eta cl shrink by 50 %",
-        "Poorly determined",
-        "tvv",
-        "condition number is 20000",
-        "k-hat is 0.90",
-    ):
+    for part in ("a note", "k-hat is 0.90"):
         assert part in said
     assert "not converged" not in said
-    assert "eta v" not in said
-    assert "tvcl" not in said

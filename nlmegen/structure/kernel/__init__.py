@@ -1,4 +1,4 @@
-"""Compiled ODE pages: a page as machine code, eight rows abreast.
+"""Compiled pages: a page as machine code, eight rows abreast. First the differential equations:
 
     emit.py, functions.py   expression graphs as LLVM IR on vectors of eight; exp, log, pow, ...
     protocol.py             what a page's functions and the driver have agreed on: read this first
@@ -10,6 +10,12 @@
     store.py                object code on disk               code.py        compile, keep, load
     machine.py              a page's kernel: arrays in, arrays out
     adjoint.py              gradients backwards: tape.py over the steps; reverse.py, reverse_stiff.py  one step
+
+and pages with a closed form:
+
+    scan.py                 a plan (`structure.plans`, `structure.densities`) as one function over a row's observations
+    rows.py                 rows into lanes and back        search.py       Newton's method, a row a lane
+    patients.py             what rows are made of           closed.py       the programs of a page: tensors in and out
 
 Needs llvmlite (extra `fast`).
 """

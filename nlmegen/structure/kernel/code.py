@@ -123,15 +123,19 @@ def program(function: Callable[[Any], None], count: int, directory: Path) -> Cal
         directory: of the store.
 
     Raises:
-        RuntimeError: when this package's files have changed since they were imported: what Python has in memory and
-            what it would read now do not belong together.
+        RuntimeError: when it must be compiled and this package's files have changed since they were imported: what
+            Python has in memory and what it would read now do not belong together.
     """
     name = function.__name__
+
+    def text() -> str:
+        if _read() != SOURCES:
+            raise RuntimeError("nlmegen was updated while this Python was running; start Python again")
+        return translate(function, name, count)
+
     # what it is made of is spread over this package: any change here, and it is translated anew
-    if _read() != SOURCES:
-        raise RuntimeError("nlmegen was updated while this Python was running; start Python again")
     key = "\n".join((name, *SOURCES))
-    code = compiled(key, (name,), lambda: translate(function, name, count), Store(directory), vectors=False)
+    code = compiled(key, (name,), text, Store(directory), vectors=False)
     entry = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(code.address[name])
 
     def run(words: int) -> None:

@@ -184,20 +184,62 @@ class Emitter:
         self.lines += [f"  %next{k} = add i64 %index{k}, 1", f"  %more{k} = icmp ult i64 %next{k}, {count}"]
         self.lines += [f"  br i1 %more{k}, label %loop{k}, label %after{k}", f"after{k}:"]
 
-    def expressions(self, outputs: Sequence[Symbol], leaves: Mapping[str, Leaf]) -> list[str]:
+    def variable(self, value: str) -> str:
+        """A vector that changes, with its first value; made at the beginning of a function, before any loop."""
+        place = self.new(f"alloca {VECTOR}, align 64")
+        self.write(place, value)
+        return place
+
+    def read(self, place: str) -> str:
+        """The present value of a variable."""
+        return self.new(f"load {VECTOR}, ptr {place}, align 64")
+
+    def write(self, place: str, value: str) -> None:
+        """Change a variable."""
+        self.lines.append(f"  store {VECTOR} {value}, ptr {place}, align 64")
+
+    @contextmanager
+    def repeat(self, count: str) -> Iterator[str]:
+        """Repeat the lines written inside for index 0, ..., count - 1, count the name of an i64 (0 is no loop)."""
+        self._count += 1
+        k = self._count
+        self.lines += [f"  %counter{k} = alloca i64", f"  store i64 0, ptr %counter{k}"]
+        self.lines += [f"  br label %again{k}", f"again{k}:", f"  %index{k} = load i64, ptr %counter{k}"]
+        self.lines.append(f"  %more{k} = icmp slt i64 %index{k}, {count}")
+        self.lines += [f"  br i1 %more{k}, label %inside{k}, label %after{k}", f"inside{k}:"]
+        yield f"%index{k}"
+        self.lines += [f"  %next{k} = add i64 %index{k}, 1", f"  store i64 %next{k}, ptr %counter{k}"]
+        self.lines += [f"  br label %again{k}", f"after{k}:"]
+
+    @contextmanager
+    def if_any(self, mask: str) -> Iterator[None]:
+        """Run the lines written inside where the mask holds in any lane."""
+        self._count += 1
+        k = self._count
+        self.lines.append(f"  %bits{k} = bitcast {MASK} {mask} to i{LANES}")
+        self.lines.append(f"  %any{k} = icmp ne i{LANES} %bits{k}, 0")
+        self.lines += [f"  br i1 %any{k}, label %some{k}, label %none{k}", f"some{k}:"]
+        yield
+        self.lines += [f"  br label %none{k}", f"none{k}:"]
+
+    def expressions(
+        self, outputs: Sequence[Symbol], leaves: Mapping[str, Leaf], known: dict[int, str] | None = None
+    ) -> list[str]:
         """Values of a graph.
 
         Args:
             outputs: symbols of one graph.
             leaves: for each kind of leaf that may occur, how it is read.
+            known: vectors of symbols (by their numbers) that are there already; the new ones are added.
 
         Returns:
             The name of the vector of each output.
         """
         outputs = primitive(outputs)
-        at: dict[int, str] = {}
+        at: dict[int, str] = {} if known is None else known
         for x in topological(outputs):
-            at[x.number] = self._operation(x, at, leaves)
+            if x.number not in at:
+                at[x.number] = self._operation(x, at, leaves)
         return [at[x.number] for x in outputs]
 
     def _operation(self, x: Symbol, at: Mapping[int, str], leaves: Mapping[str, Leaf]) -> str:

@@ -21,6 +21,12 @@ LN2_HIGH, LN2_LOW = 0.6931471803691238, 1.9082149292705877e-10
 SQRT_HALF_BITS = 0x3FE6A09E667F3BCD
 LARGEST, SMALLEST = 709.782712893384, -707.0
 
+SMALL = 0.25
+"""Arguments of phi up to which series replace quotients."""
+SECOND_OF_PHI = [(-1) ** k / (math.factorial(k) * (k + 3)) for k in range(12)]
+TERMS = 13
+"""Of the series of shc: all digits up to z = 10, and enough up to 25."""
+
 
 def _polynomial(e: Emitter, x: str, coefficients: Sequence[float]) -> str:
     """c0 + c1 x + ... by two interleaved Horner chains in x^2, which halves the waiting."""
@@ -146,6 +152,33 @@ def _softplus(e: Emitter, x: str) -> str:
     return e.add(e.select(e.compare("olt", x, e.constant(0.0)), e.constant(0.0), x), soft)
 
 
+def _phi(order: int) -> Callable[[Emitter, str], str]:
+    """Derivative number `order` of (1 - exp(-x)) / x, as `divided.phi` computes it."""
+
+    def write(e: Emitter, x: str) -> str:
+        fall, half = e.call("exp", e.negative(x)), e.constant(-0.5)
+        second = _polynomial(e, x, SECOND_OF_PHI)
+        first = e.mul(half, e.fma(x, second, fall))
+        near = [e.sub(fall, e.mul(x, first)), first, second][order]
+        value = e.div(e.sub(e.constant(1.0), fall), x)
+        far = value
+        if order > 0:
+            first = far = e.div(e.sub(fall, value), x)
+        if order > 1:
+            far = e.div(e.sub(e.negative(fall), e.add(first, first)), x)
+        return e.select(e.compare("olt", e.absolute(x), e.constant(SMALL)), near, far)
+
+    return write
+
+
+def _shc(order: int) -> Callable[[Emitter, str], str]:
+    """Derivative number `order` of sinh(sqrt z) / sqrt z, an entire function, by its series."""
+    coefficients = [1 / math.factorial(2 * j + 1) for j in range(TERMS)]
+    for _ in range(order):
+        coefficients = [j * c for j, c in enumerate(coefficients)][1:]
+    return lambda e, z: _polynomial(e, z, coefficients)
+
+
 WRITERS: Mapping[str, Callable[..., str]] = {
     "exp": _exp,
     "log": _log,
@@ -155,5 +188,11 @@ WRITERS: Mapping[str, Callable[..., str]] = {
     "sigmoid": _sigmoid,
     "softplus": _softplus,
     "pow": _pow,
+    "phi": _phi(0),
+    "phi1": _phi(1),
+    "phi2": _phi(2),
+    "shc": _shc(0),
+    "shc1": _shc(1),
+    "shc2": _shc(2),
 }
 ARGUMENTS: Mapping[str, int] = {name: 2 if name == "pow" else 1 for name in WRITERS}

@@ -67,6 +67,36 @@ SIGNED = np.concatenate([spread(-700, 700), spread(-3, 3), 10.0 ** spread(-18, 0
 POSITIVE = np.concatenate(
     [10.0 ** spread(-300, 300), spread(0.5, 2), 1 + 10.0 ** spread(-15, -1), 1 - 10.0 ** spread(-15, -1)]
 )
+NOT_NEGATIVE = np.concatenate([spread(0, 700, 60), spread(0, 3, 60), 10.0 ** spread(-9, 0, 60)])
+UP_TO_EIGHT = np.concatenate([spread(0, 8, 60), 10.0 ** spread(-9, 0, 60)])
+
+
+def phi(order: int) -> Callable[[mp.mpf], mp.mpf]:
+    """(1 - exp(-x)) / x and its derivatives, the integral of (-s)^order exp(-x s) over s from 0 to 1."""
+
+    def exact(x: mp.mpf) -> mp.mpf:
+        with mp.workdps(80):
+            fall = mp.exp(-x)
+            value = (1 - fall) / x
+            first = (fall - value) / x
+            return [value, first, -(fall + 2 * first) / x][order]
+
+    return exact
+
+
+def shc(order: int) -> Callable[[mp.mpf], mp.mpf]:
+    """sinh(sqrt z) / sqrt z and its derivatives, from S' = (cosh r - S) / 2 z and S'' = (S - 6 S') / 4 z."""
+
+    def exact(z: mp.mpf) -> mp.mpf:
+        with mp.workdps(80):
+            r = mp.sqrt(z)
+            value = mp.sinh(r) / r
+            first = (mp.cosh(r) - value) / (2 * z)
+            return [value, first, (value - 6 * first) / (4 * z)][order]
+
+    return exact
+
+
 CASES: dict[str, tuple[Array, Callable[[mp.mpf], mp.mpf], float]] = {
     "exp": (SIGNED, mp.exp, 2),
     "log": (POSITIVE, mp.log, 2),
@@ -75,6 +105,12 @@ CASES: dict[str, tuple[Array, Callable[[mp.mpf], mp.mpf], float]] = {
     "tanh": (np.concatenate([SIGNED / 50, 10.0 ** spread(-18, 0)]), mp.tanh, 6),
     "sigmoid": (SIGNED, lambda x: 1 / (1 + mp.exp(-x)), 4),
     "softplus": (SIGNED, lambda x: mp.log1p(mp.exp(x)), 4),
+    "phi": (NOT_NEGATIVE, phi(0), 8),
+    "phi1": (NOT_NEGATIVE, phi(1), 32),
+    "phi2": (NOT_NEGATIVE, phi(2), 300),
+    "shc": (UP_TO_EIGHT, shc(0), 4),
+    "shc1": (UP_TO_EIGHT, shc(1), 4),
+    "shc2": (UP_TO_EIGHT, shc(2), 50),
 }
 
 
@@ -117,6 +153,8 @@ INF, NAN = math.inf, math.nan
         ("log1p", (INF,), INF),
         ("log1p", (-2.0,), NAN),
         ("expm1", (-INF,), -1.0),
+        *((f"phi{n or ''}", (0.0,), value) for n, value in enumerate((1.0, -1 / 2, 1 / 3))),
+        *((f"shc{n or ''}", (0.0,), value) for n, value in enumerate((1.0, 1 / 6, 1 / 60))),
         ("expm1", (NAN,), NAN),
         ("tanh", (INF,), 1.0),
         ("tanh", (-INF,), -1.0),

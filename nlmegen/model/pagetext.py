@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nlmegen.model.page import Model
+    from .page import Model
 
 _PLAIN = (bool, int, float, str, bytes, tuple, type(None))
 

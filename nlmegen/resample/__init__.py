@@ -1,0 +1,1 @@
+"""How sure an estimate is, found by doing the work again: bootstrap, sampling importance resampling, profiles."""
