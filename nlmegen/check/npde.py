@@ -161,6 +161,8 @@ def npde(
         expected[index] = torch.where(mask[index], part.natural(simulated).mean(0), torch.nan)
         for k, i in enumerate(index.tolist()):
             seen = mask[i]
+            if not bool(seen.any()):
+                continue
             y, sims = part.y[k, seen], simulated[:, k, seen]
             raw[i, seen] = normal_score(y, sims)
             if not short[i]:

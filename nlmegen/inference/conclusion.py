@@ -94,7 +94,7 @@ def standard_errors(
     held = logarithmic(problem) & (2.0 * information.diagonal().abs() < FLAT)
     notes = describe(problem, free, held)
     seen = int((problem.mask.sum(-1) > 0).sum())
-    kind, weak = determined(kind, seen, int((~held).sum()))
+    kind, weak = determined(kind, seen, int((~held).sum()), problem.penalised)
     notes += [weak] if weak else []
     covariance, why = covariance_of(information, outer, kind, held)
     if covariance is None:

@@ -30,6 +30,8 @@ COVARIANCES = ("sandwich", "R", "S")
 class ELBO:
     """Variational estimation with an amortized encoder.
 
+    Priors of the page make the estimates of "iwml" maximum a posteriori.
+
     Networks of the page are learned with the parameters: on the bound of variational EM, then (objective "iwml") on the
     importance-weighted draws; they are frozen before the finish, and every number reported holds at the final weights.
 
@@ -137,13 +139,15 @@ class ELBO:
             progress: called with a `Progress` now and then. Ctrl-C returns the best so far, not converged.
 
         Raises:
-            FitError: when the page has no random effects, a prior, or no finite likelihood at the start.
+            FitError: when the page has no random effects, or no finite likelihood at the start.
+            ModelError: when the page has a prior and the objective is "elbo".
         """
         if problem.q == 0:
             raise FitError(
                 "the page has no random effects, so there is nothing to encode; use FOCEI (method focei)"
             )
-        refuse_priors(problem, "ELBO")
+        if self.objective == "elbo":
+            refuse_priors(problem, "ELBO(objective='elbo')")
         refuse_unused(problem)
         problem.check(problem.values(problem.start))
         family = self.family or ("mixture" if self.objective == "iwml" else "gaussian")

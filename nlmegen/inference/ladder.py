@@ -23,8 +23,10 @@ from .conclusion import (
 )
 from .ebe import modes
 from .estimate import Estimate
+from .finish import MAP
 from .iwml import FINISH, Course
 from .marginal import GRID_ETAS
+from .penalty import penalty_hessian
 from .posterior import Posterior, log_joint
 from .settle import draws_per_patient, expected_loss, too_noisy
 from .weights import describe as describe_weights
@@ -121,6 +123,7 @@ def uncertainty(course: Course, posterior: Posterior, kind: str | None) -> Uncer
         information, scores = on_a_grid(problem, free, posterior.mean, posterior.cov)
     else:
         information, scores = -course.likelihood.hessian(free), course.likelihood(free).scores
+    information = information + 0.5 * penalty_hessian(problem, free)
     return standard_errors(problem, free, information, scores.mT @ scores, kind)
 
 
@@ -143,6 +146,7 @@ def conclude(course: Course, settings: ELBO) -> Estimate:
     ebe, status = modes(problem, problem.values(course.free), posterior.mean.nan_to_num())
     poor = torch.tensor([word == "refine" for word in posterior.verdict])
     status = status | poor.to(status.dtype) * int(Status.LOW_ESS)
+    penalty = float(problem.penalty(course.free))
     return Estimate(
         free=course.free,
         ofv=problem.ofv(ladder.log_likelihood),
@@ -153,6 +157,7 @@ def conclude(course: Course, settings: ELBO) -> Estimate:
         reason=reason,
         iterations=course.steps,
         notes=[
+            *([MAP.format(penalty=penalty)] if problem.penalised else []),
             *course.notes,
             *slow_absorption(problem, course.free),
             *errors.notes,
@@ -170,4 +175,5 @@ def conclude(course: Course, settings: ELBO) -> Estimate:
         bounds=ladder.bounds(),
         history=course.history,
         weights=problem.weights.detach().clone() if len(problem.weights) else None,
+        penalty=penalty,
     )

@@ -191,7 +191,11 @@ def _parameters(values: list[Any]) -> list[Number]:
         for x in values
     ]
     ndim = max(x.ndim for x in numbers)
-    numbers = [lift(x, ndim) if isinstance(x, Taylor) else x for x in numbers]
+    # modes are stacked in front of the draws: a number that lacks these would meet them there
+    numbers = [
+        lift(x, ndim) if isinstance(x, Taylor) else x.reshape((1,) * (ndim - x.ndim) + x.shape)
+        for x in numbers
+    ]
     least = cast(Tensor, value_of(numbers[0]))
     for x in numbers[1:]:
         least = torch.minimum(least, value_of(x))

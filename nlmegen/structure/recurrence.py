@@ -69,12 +69,15 @@ def matrix_recurrence(m: Number, g: Number, first: Tensor) -> Number:
     Returns:
         x_0, ..., x_{E-1} `[compartment, *axes, subject, event]`.
     """
-    shape = value_of(m).shape[1:]
+    matrices, given = value_of(m), value_of(g)
+    # inputs that draws do not move lack their axes, which stand behind that of the compartments
+    given = given.reshape(given.shape[:1] + (1,) * (matrices.ndim - 1 - given.ndim) + given.shape[1:])
+    shape = torch.broadcast_shapes(matrices.shape[1:], given.shape)
     start = first.reshape(first.shape[:1] + (1,) * (len(shape) - 3) + first.shape[1:]).expand(
         shape[:-1] + (1,)
     )
-    solver = _Matrix(value_of(m))
-    x = solver.solve(value_of(g).expand(shape), start.squeeze(-1))
+    solver = _Matrix(matrices.expand(matrices.shape[:1] + shape))
+    x = solver.solve(given.expand(shape), start.squeeze(-1))
     return _differentiate(m, g, x, solver)
 
 

@@ -15,6 +15,7 @@ from scipy import stats
 import nlmegen as nl
 from nlmegen.check import npde as module
 from nlmegen.check.npde import decorrelate, normal_score, npde, uniformity
+from nlmegen.data.columns import DataWarning
 from nlmegen.errors import DataError
 
 
@@ -218,6 +219,21 @@ def test_a_record_too_long_for_the_draws_gets_its_own(monkeypatch: pytest.Monkey
     np.testing.assert_array_equal(lost.npde[~long.numpy()], scores.npde[~long.numpy()])
     np.testing.assert_array_equal(lost.npd, scores.npd)
     assert "npde is missing for 1 of 12 subjects" in lost.notes[0]
+
+
+def test_a_subject_without_observations_has_no_scores() -> None:
+    """It is kept in the data, and the scores of the others are those that they have with it observed."""
+    table = straight_table(5)
+    first = frozen(Straight(), nl.read_nonmem(table))
+    table["MDV"] = table["EVID"].where(table["ID"] != 3, 1)
+    with pytest.warns(DataWarning, match="without observations: id 3"):
+        silent = frozen(Straight(), nl.read_nonmem(table))
+    assert silent.population.mask.any(1).tolist() == [True, True, False, True, True]
+    whole, part = npde(first, draws=200), npde(silent, draws=200)
+    assert np.isnan(part.npde[2]).all()
+    assert np.isnan(part.npd[2]).all()
+    assert len(part.table) == int(silent.population.mask.sum())
+    np.testing.assert_allclose(part.npde[[0, 1, 3, 4]], whole.npde[[0, 1, 3, 4]], rtol=0, atol=0)
 
 
 def test_draws_that_cannot_be(truth: Any) -> None:

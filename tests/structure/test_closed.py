@@ -24,7 +24,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nlmegen.errors import ModelError
-from nlmegen.maths.taylor import value_of
+from nlmegen.maths.taylor import Number, Taylor, value_of
+from nlmegen.model.named import Named
 from nlmegen.structure.closed import Closed, OneCompartment, ThreeCompartment, TwoCompartment
 from nlmegen.structure.spectrum import Disposition, micro_constants
 
@@ -218,3 +219,37 @@ def test_the_cost_of_carrying_the_state_grows_with_the_logarithm_of_the_doses() 
             structure.solve(p, plan)["central"]
         counts.append(count.n)
     assert counts[2] - counts[1] == counts[1] - counts[0]
+
+
+# -- draws ------------------------------------------------------------------------------------------------------------
+def _parts(x: Number, shape: tuple[int, ...]) -> list[Tensor]:
+    """Value, Jacobian and Hessian, each expanded to `shape` behind its directions."""
+    parts = x.full() if isinstance(x, Taylor) else (x,)
+    return [y.expand(y.shape[:k] + shape) for k, y in enumerate(parts) if y is not None]
+
+
+@family
+@pytest.mark.parametrize("moved", ["cl", "v", "ka"])
+@pytest.mark.parametrize("draws", [2, 3, 5])
+@pytest.mark.parametrize("rate", [0.0, 8.0], ids=["boluses", "infusions"])
+def test_draws_may_move_one_parameter_alone(structure: Closed, moved: str, draws: int, rate: float) -> None:
+    """Modes and compartments are axes in front of the draws: nothing that lacks draws may meet them there."""
+    if moved not in structure.parameters:
+        pytest.skip("no such parameter")
+    doses = [Dose(t, 100.0, structure.compartments[0], rate) for t in (0.0, 12.0, 24.0)]
+    plan = schedule(structure, Regimen(doses, (1.0, 13.0, 30.0)))
+    factor = torch.linspace(0.8, 1.3, draws, dtype=torch.float64)[:, None, None]
+    for order in (0, 1, 2):
+        p = (
+            shifted(structure, spread(structure, 1))
+            if order == 0
+            else seeded(structure, spread(structure, 1), order)
+        )
+        one = {name: getattr(p, name) for name in structure.parameters}
+        whole = structure.solve(Named("p", one | {moved: one[moved] * factor}), plan)
+        for d in range(draws):
+            alone = structure.solve(Named("p", one | {moved: one[moved] * factor[d]}), plan)
+            for name in structure.compartments:
+                ours, theirs = _parts(whole[name], (draws, 1, 3)), _parts(alone[name], (1, 3))
+                for k, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+                    torch.testing.assert_close(a.select(k, d), b, rtol=1e-11, atol=1e-11)
