@@ -20,7 +20,8 @@ from typing import Any
 import pandas as pd
 
 from ..data.population import Population
-from ..errors import DataError, ModelError
+from ..errors import DataError, ModelError, NlmegenError
+from ..inference.methods import method_class
 from ..model.page import Model
 from ..model.parameters import Values
 from ..model.problem import LOG_2PI, Problem
@@ -41,6 +42,9 @@ SOURCES = (
 
 NO_LIKELIHOOD = ("SAEMOBJ", "MCMCOBJ")
 """Objectives that are no likelihood."""
+
+SAME_OFV = 1e-4
+"""Relative difference of two objectives that estimates printed to six digits explain."""
 
 ENDS = {0: "completed", 1: "not completed", 2: "not tested for convergence"}
 
@@ -105,6 +109,7 @@ class NonmemRun:
         self.covariance = self._matrix(".cov")
         self.correlation = self._matrix(".cor")
         self.individuals = self._read_individuals()
+        self._compare_objective()
 
     # -- what a comparison needs --------------------------------------------------------------------------------------
     @cached_property
@@ -202,6 +207,24 @@ class NonmemRun:
                 self.remarks.append(
                     f"{name} is {here} on the page and was {there} by NONMEM; p counts the page's"
                 )
+
+    def _compare_objective(self) -> None:
+        """Say where the page, at the run's estimates, has another objective by the same method: what was matched by
+        order may stand in another order, or the page says something else.
+        """
+        if self.ofv_source not in ("fo", "foce", "focei", "laplace"):
+            return
+        try:
+            own = method_class(self.ofv_source)(evaluate=True).estimate(self.problem).ofv
+        except NlmegenError as error:
+            self.remarks.append(f"the page cannot be evaluated at the run's estimates: {error}")
+            return
+        if not abs(own - self.ofv) <= SAME_OFV * (1 + abs(self.ofv)):
+            self.remarks.append(
+                f"at NONMEM's estimates the page has OFV {own:.4f} by {self.ofv_source}, NONMEM printed {self.ofv:.4f}:"
+                " the page or the data say something else, its objective has other constants (a log-normal endpoint),"
+                " or parameters were matched in the wrong order (map=)"
+            )
 
     def _beside(self, suffix: str) -> Table | None:
         """The table of the same step in a file beside the .ext, None where there is none."""

@@ -76,6 +76,7 @@ def html(
     return environment.get_template("report.html.j2").render(
         fit=fit,
         summary=words.summary(fit),
+        evaluated=words.evaluated(fit),
         concerns=words.concerns(fit),
         parameters=_parameters(fit),
         kind=_standard_errors(fit),

@@ -121,12 +121,17 @@ def summary(fit: Fit) -> list[str]:
     called, does = METHODS[methods[-1].name]
     if len(methods) > 1:
         called += f", begun at the estimates of {' and '.join(method.name for method in methods[:-1])}"
+    if not fit.model.eta_names:
+        does = "The page has no random effects, so that this is its exact likelihood."
+    done = "evaluated, not estimated," if evaluated(fit) else "fitted"
     sentences = [
         f"{population.n_subjects} subjects gave {population.n_observations} observations ({each} each) after {doses}.",
-        f"The page “{fit.model.name}” was fitted by {called}. {does}",
+        f"The page “{fit.model.name}” was {done} by {called}. {does}",
     ]
     seconds = f"{fit.seconds:.1f} s" if fit.seconds >= 1 else f"{1000 * fit.seconds:.0f} ms"
-    if fit.converged:
+    if evaluated(fit):
+        sentences.append(f"The numbers below are those of the values that the page holds; this took {seconds}.")
+    elif fit.converged:
         sentences.append(f"It converged after {fit.iterations} iterations in {seconds}: {fit.reason}.")
     else:
         sentences.append(
@@ -137,6 +142,11 @@ def summary(fit: Fit) -> list[str]:
     by = SOURCES.get(fit.ofv_source, fit.ofv_source)
     sentences.append(f"The objective function (OFV) is {number(fit.ofv, 8)}{error}, by {by}.")
     return sentences
+
+
+def evaluated(fit: Fit) -> bool:
+    """Whether nothing was estimated: the last method only evaluated the page at the values that it was given."""
+    return bool(getattr(stages(fit.settings)[-1], "evaluate", False))
 
 
 def concerns(fit: Fit) -> list[str]:

@@ -238,8 +238,21 @@ def test_blocks_follow_their_etas(tmp_path: Path, data: nl.Population) -> None:
 
 def test_what_is_fixed_on_one_side_only_is_said(tmp_path: Path, page: nl.Model, data: nl.Population) -> None:
     path = small(tmp_path, PHENO, (0.005, 1.0, 0.1, 0.01, 0.03, 0.0, 0.02), fixed=(0, 0, 1, 0, 0, 1, 0))
-    (said,) = read_nonmem_run(path, model=page, data=data).remarks
+    said, objective = read_nonmem_run(path, model=page, data=data).remarks
+    assert "NONMEM printed" in objective
     assert said.startswith("asphyxia is free on the page and was fixed by NONMEM")
+
+
+def test_an_objective_that_the_page_does_not_have_is_said(
+    run: Any, page: nl.Model, data: nl.Population
+) -> None:
+    swapped = read_nonmem_run(
+        run.path, model=page, data=data, map={"OMEGA(1,1)": "omega.v", "OMEGA(2,2)": "omega.cl"}
+    )
+    (said,) = swapped.remarks
+    own = nl.fit(swapped.model, data, nl.FOCEI(evaluate=True)).ofv
+    assert f"the page has OFV {own:.4f} by focei, NONMEM printed 586.2761" in said
+    assert own > 586.2761 + 0.1
 
 
 @pytest.mark.parametrize(
