@@ -32,7 +32,7 @@ test: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict nlmegen
 	$(BIN)/mypy models
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist worksteal
 
 clean:
 	rm -rf build dist nlmegen-out .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -277,10 +277,12 @@ def test_compare_puts_fits_side_by_side(
     capsys.readouterr()
     assert main(("compare", fitted, "additive")) == 0
     out = capsys.readouterr().out
-    assert fitted in out
-    assert "additive" in out
+    assert f"\n{Path(fitted).name} " in out, "the last parts of the paths tell them apart"
+    assert "\nadditive " in out
     assert main(("compare", fitted)) == 2
     assert "two folders" in capsys.readouterr().err
+    assert main(("compare", fitted, "additive", fitted)) == 2
+    assert "is named twice" in capsys.readouterr().err
 
 
 def test_posterior_of_new_patients(fitted: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -394,7 +396,7 @@ def test_vpc_writes_its_table_and_figure(fitted: str, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize(
-    "command", [("posterior", "{}", "theophylline"), ("vpc", "{}"), ("compare", "{}", "{}")]
+    "command", [("posterior", "{}", "theophylline"), ("vpc", "{}"), ("compare", "{}", "another")]
 )
 def test_commands_on_what_is_no_folder_of_a_fit(
     here: Path, command: tuple[str, ...], capsys: pytest.CaptureFixture[str]

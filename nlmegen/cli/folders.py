@@ -27,6 +27,8 @@ def compare(args: argparse.Namespace) -> int:
     """Print fits, and runs of NONMEM, side by side on one arbiter."""
     if len(args.dir) < 2:
         raise UsageError("compare takes two folders of fits or more; a run of NONMEM (RUN.ext) counts as one")
+    if twice := [source for source in args.dir if args.dir.count(source) > 1]:
+        raise UsageError(f"compare: {twice[0]} is named twice; name different fits")
     runs = [source for source in args.dir if _is_run(source)]
     if not runs:
         for option in ("model", "data", "map"):
@@ -40,8 +42,20 @@ def compare(args: argparse.Namespace) -> int:
         fits |= {run: read_nonmem_run(run, model=model, data=data, map=mapping) for run in runs}
     from nlmegen.fit import compare as side_by_side
 
-    print(side_by_side(*(fits[source] for source in args.dir), arbiter=args.arbiter, names=list(args.dir)))
+    names = _labels(args.dir)
+    print(side_by_side(*(fits[source] for source in args.dir), arbiter=args.arbiter, names=names))
     return 0
+
+
+def _labels(sources: list[str]) -> list[str]:
+    """The last parts of the paths where these tell them apart, else the paths as they were given.
+
+    Example:
+        >>> _labels(["out/first", "out/second"]), _labels(["a/fit", "b/fit"])
+        (['first', 'second'], ['a/fit', 'b/fit'])
+    """
+    last = [Path(source).name for source in sources]
+    return last if all(last) and len(set(last)) == len(last) else list(sources)
 
 
 def _is_run(source: str) -> bool:

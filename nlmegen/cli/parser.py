@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import NoReturn
 
 from nlmegen import __version__
@@ -89,17 +90,26 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _joined(text: str) -> str:
+    """The name of a chain of methods, without blanks about its plus signs."""
+    return re.sub(r"\s*\+\s*", "+", text.strip())
+
+
 def _fit(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("model", metavar="MODEL", help=MODEL)
     sub.add_argument("data", metavar="DATA", help=DATA)
     sub.add_argument(
         "--method",
+        type=_joined,
         default="elbo",
         metavar="METHOD",
         help="elbo (default), fo, foce, focei, laplace, agq, saem or imp; several joined by + follow each other",
     )
     sub.add_argument(
-        "--compare", metavar="METHOD", help="fit by this method too: DIR/compare-METHOD, comparison.csv"
+        "--compare",
+        type=_joined,
+        metavar="METHOD",
+        help="fit by this method too: DIR/compare-METHOD, comparison.csv",
     )
     sub.add_argument("--out", metavar="DIR", help="where to write; default nlmegen-out/MODEL-METHOD")
     sub.add_argument(
@@ -152,7 +162,9 @@ def _bootstrap(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--workers", type=_positive, default=1, metavar="N", help="processes that share the work (1)"
     )
-    sub.add_argument("--method", metavar="METHOD", help="estimate by this method; the fit's own unless given")
+    sub.add_argument(
+        "--method", type=_joined, metavar="METHOD", help="estimate by this method; the fit's own unless given"
+    )
     sub.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="an option of METHOD, may be repeated"
     )

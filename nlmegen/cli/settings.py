@@ -20,6 +20,8 @@ def check_method(name: str) -> None:
     """Raise a UsageError unless `name` is a method, or several different ones joined by +. Imports nothing."""
     names = chain_names(name)
     for one in names:
+        if not one:
+            raise UsageError(f"--method {name}: expected names of methods joined by +, such as saem+imp")
         if one not in METHODS:
             raise UsageError(f"there is no method '{one}'.{nearest(one, METHODS)}")
         if names.count(one) > 1:
@@ -63,7 +65,7 @@ def build(name: str, settings: Sequence[str], flags: Mapping[str, object]) -> An
         own[one.strip()].append(rest)
     for flag in flags:
         if not accepts(name, flag):
-            _one(names[-1], [], {flag: flags[flag]})
+            raise _meaningless(flag, name)
     methods = [
         _one(one, own[one], {flag: value for flag, value in flags.items() if accepts(one, flag)})
         for one in names
@@ -78,15 +80,14 @@ def _one(name: str, settings: Sequence[str], flags: Mapping[str, object]) -> Any
     given: dict[str, object] = {}
     for flag, value in flags.items():
         if flag not in hints:
-            able = [other for other in METHODS if accepts(other, flag)]
-            remedy = f"methods that take it: {', '.join(able)}" if able else "no method takes it yet"
-            raise UsageError(f"--{flag} means nothing to method {name}; {remedy}")
+            raise _meaningless(flag, name)
         given[flag] = value
     for text in settings:
         key, equals, value_text = text.partition("=")
         key = key.strip()
         if not equals:
-            raise UsageError(f"--set {text}: expected key=value.{nearest(key, hints)}")
+            known = f", such as {key}={getattr(kind(), key)}." if key in hints else f".{nearest(key, hints)}"
+            raise UsageError(f"--set {text}: expected key=value{known}")
         if key not in hints:
             raise UsageError(f"--set {text}: method {name} has no option '{key}'.{nearest(key, hints)}")
         if key in given:
@@ -101,6 +102,13 @@ def _one(name: str, settings: Sequence[str], flags: Mapping[str, object]) -> Any
         return kind(**given)
     except FitError as error:  # a value outside its choices is bad input, nothing was estimated
         raise UsageError(str(error)) from None
+
+
+def _meaningless(flag: str, name: str) -> UsageError:
+    """The error of a flag that a method, or every one of a chain, has no use for."""
+    able = [other for other in METHODS if accepts(other, flag)]
+    remedy = f"methods that take it: {', '.join(able)}" if able else "no method takes it yet"
+    return UsageError(f"--{flag} means nothing to method {name}; {remedy}")
 
 
 def describe(name: str) -> str:

@@ -43,7 +43,7 @@ SOURCES = (
 NO_LIKELIHOOD = ("SAEMOBJ", "MCMCOBJ")
 """Objectives that are no likelihood."""
 
-SAME_OFV = 1e-4
+SAME_OFV = 1e-5
 """Relative difference of two objectives that estimates printed to six digits explain."""
 
 ENDS = {0: "completed", 1: "not completed", 2: "not tested for convergence"}

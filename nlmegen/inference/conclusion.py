@@ -250,7 +250,8 @@ def conclude(
             f"the data do not determine {_names(problem, away)}, which ran away; fix it or simplify the page"
         )
     elif bool(spread.held.any()):
-        reason += f", with {_names(problem, spread.held)} at a boundary"
+        where = _names(problem, spread.held)
+        reason += f", with {where} at a boundary, of which an error by Monte Carlo says nothing"
     penalty = float(problem.penalty(free))
     prior = [MAP.format(penalty=penalty)] if problem.penalised else []
     told = [*slow_absorption(problem, free), *spread.notes, *describe_weights(problem, free, at.mean), *prior]

@@ -182,14 +182,17 @@ class Posterior:
         The limit on khat is min(1 - 1 / log10 K, 0.7) (Vehtari et al. 2024, JMLR 25:72). A heavy tail of weights
         that are nearly equal does no harm, so khat counts against a patient together with a low effective sample
         size. A khat that could not be computed (NaN or infinite) vouches for nothing; minus infinity is that of
-        equal weights. A quadrature is judged by its error.
+        equal weights. A quadrature is judged by its error. Draws of a Laplace approximation are not weighted, so that
+        the weights they would need must be nearly equal: a share of .95 is a mean some .2 standard deviations off.
         """
         limit = min(1.0 - 1.0 / math.log10(max(self.k, 11)), 0.7)
         share = self.ess / self.k
+        plain = torch.tensor([how == "laplace" for how in self.how or [""] * len(self.ids)], dtype=torch.bool)
         heavy = self.khat > limit
         unknown = self.khat.isnan() | self.khat.isposinf()
         poor = (share < 0.1) | (heavy & (share < 0.5)) | unknown | ~self.log_likelihood.isfinite()
-        good = ~heavy & (share >= 0.5)
+        poor |= plain & (share < 0.7)
+        good = ~heavy & (share >= torch.where(plain, 0.95, 0.5))
         if self.error is not None:
             grid = ~self.error.isnan()
             poor = torch.where(grid, ~(self.error < USABLE) | ~self.log_likelihood.isfinite(), poor)

@@ -3,7 +3,7 @@
 Pages with a closed form of one or two compartments, parameters that are constant in time and formulas that can be
 traced run compiled where llvmlite is installed (`structure.plans`, `structure.kernel`); every other page runs in Taylor
 arithmetic, which is also the reference. Compiling takes a moment, so that a problem is compiled when a method says that
-it will evaluate many times (`Problem.hasten`).
+it will evaluate many times (`Problem.hasten`), or when its modes are searched for the second time.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor as is_wrapped
+from torch.autograd.forward_ad import unpack_dual
 
 from ..errors import ModelError
 from ..structure.blueprint import Blueprint
@@ -263,6 +264,8 @@ class _Predict(torch.autograd.Function):
         ends = ctx.programs.pull(ctx.patients, theta, eta, along, cotangents[0])
         if bool(meeting.any()):
             ends = torch.where(meeting[..., None], 0.0, ends)
+        if torch.is_grad_enabled():  # somebody wants a graph of these numbers, too
+            ends = _Once.apply(ends, cotangents[0], eta, along, *theta)  # type: ignore[no-untyped-call]
         n, q = len(theta), eta.shape[-1]
         by_theta = [
             ends[..., j : j + 1].sum_to_size(x.shape) if need else None
@@ -274,6 +277,23 @@ class _Predict(torch.autograd.Function):
             by_along = parts.sum_to_size(along.shape)
         by_eta = ends[..., n : n + q] if ctx.needs_input_grad[2] else None
         return None, None, by_eta, by_along, *by_theta
+
+
+class _Once(torch.autograd.Function):
+    """Derivatives by machine code as a function of what they depend on, which cannot be differentiated again."""
+
+    @staticmethod
+    def forward(ctx: Any, ends: Tensor, *given: Tensor | None) -> Tensor:
+        """The derivatives."""
+        return ends.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        """An error: without it second derivatives would silently lack this part."""
+        raise RuntimeError(
+            "predictions by machine code can be differentiated once by reverse mode; take problem.uncompiled() for"
+            " more, or order=2 for second derivatives in eta"
+        )
 
 
 @lru_cache(maxsize=32)
@@ -292,8 +312,14 @@ def _suits(order: int, eta: Tensor, along: Tensor | None, theta: Sequence[Tensor
 
 
 def readable(given: Sequence[Tensor]) -> bool:
-    """Whether machine code can read these tensors where they stand."""
-    return all(x.dtype == torch.float64 and x.device.type == "cpu" and not is_wrapped(x) for x in given)
+    """Whether machine code can read these tensors where they stand, and nothing rides on them that it would lose."""
+    return all(
+        x.dtype == torch.float64
+        and x.device.type == "cpu"
+        and not is_wrapped(x)
+        and unpack_dual(x).tangent is None  # type: ignore[no-untyped-call]
+        for x in given
+    )
 
 
 def predict(

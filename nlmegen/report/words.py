@@ -129,8 +129,10 @@ def summary(fit: Fit) -> list[str]:
         f"The page “{fit.model.name}” was {done} by {called}. {does}",
     ]
     seconds = f"{fit.seconds:.1f} s" if fit.seconds >= 1 else f"{1000 * fit.seconds:.0f} ms"
-    if evaluated(fit):
-        sentences.append(f"The numbers below are those of the values that the page holds; this took {seconds}.")
+    if evaluated(fit) and fit.converged:
+        sentences.append(
+            f"The numbers below are those of the values that the page holds; this took {seconds}."
+        )
     elif fit.converged:
         sentences.append(f"It converged after {fit.iterations} iterations in {seconds}: {fit.reason}.")
     else:

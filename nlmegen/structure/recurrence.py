@@ -72,7 +72,7 @@ def matrix_recurrence(m: Number, g: Number, first: Tensor) -> Number:
     matrices, given = value_of(m), value_of(g)
     # inputs that draws do not move lack their axes, which stand behind that of the compartments
     given = given.reshape(given.shape[:1] + (1,) * (matrices.ndim - 1 - given.ndim) + given.shape[1:])
-    shape = torch.broadcast_shapes(matrices.shape[1:], given.shape)
+    shape = torch.broadcast_shapes(matrices.shape[1:], given.shape)  # type: ignore[no-untyped-call]
     start = first.reshape(first.shape[:1] + (1,) * (len(shape) - 3) + first.shape[1:]).expand(
         shape[:-1] + (1,)
     )

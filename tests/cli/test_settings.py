@@ -8,6 +8,7 @@ from typing import Literal
 import pytest
 
 from nlmegen.cli import settings
+from nlmegen.cli.parser import build_parser
 from nlmegen.cli.settings import UsageError, build, check_method
 from nlmegen.errors import FitError
 
@@ -90,7 +91,8 @@ def test_a_setting_takes_the_type_of_its_field(text: str, field: str, value: obj
         ("hidden=a,b", "expected a whole number, or several joined by commas"),
         ("tolerance=-1", "tolerance must not be negative"),
         ("toleranc=1", "Did you mean 'tolerance'? Legal names: seed, tolerance, fast, label"),
-        ("seed", "expected key=value"),
+        ("seed", "expected key=value, such as seed=0."),
+        ("sede", "expected key=value. Did you mean 'seed'?"),
     ],
 )
 def test_a_setting_that_cannot_be_used_says_what_can(text: str, words: str) -> None:
@@ -126,6 +128,11 @@ def test_a_misspelt_method_is_told_the_nearest() -> None:
         check_method("tpy")
 
 
+@pytest.mark.parametrize("written", ["saem+imp", "saem + imp", " saem +imp "])
+def test_blanks_about_a_plus_do_not_matter(written: str) -> None:
+    assert build_parser().parse_args(["fit", "page.py", "data.csv", "--method", written]).method == "saem+imp"
+
+
 def test_a_chain_takes_each_option_for_the_method_that_it_names() -> None:
     check_method("plain+toy")
     chain = build("plain+toy", ["toy.covariance=S"], {"seed": 3})
@@ -140,7 +147,7 @@ def test_a_chain_takes_each_option_for_the_method_that_it_names() -> None:
         ("plain+toy", ["covariance=S"], {}, "say whose option it is, as plain.key=value"),
         ("plain+toy", ["other.covariance=S"], {}, "say whose option it is"),
         ("plain+toy", ["toy.covarance=S"], {}, "method toy has no option 'covarance'"),
-        ("plain+toy", [], {"device": "cuda"}, "--device means nothing to method toy; no method takes it"),
+        ("plain+toy", [], {"device": "cuda"}, "means nothing to method plain.toy; no method takes it"),
     ],
 )
 def test_what_a_chain_cannot_honour_is_an_error(name, options, flags, words) -> None:
@@ -150,7 +157,11 @@ def test_what_a_chain_cannot_honour_is_an_error(name, options, flags, words) -> 
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("toy+toy", "takes each method once"), ("toy+", "no method ''"), ("toy,plain", "no method")],
+    [
+        ("toy+toy", "takes each method once"),
+        ("toy+", "expected names of methods joined by"),
+        ("toy,plain", "no method"),
+    ],
 )
 def test_a_chain_of_nothing_is_an_error(name, words) -> None:
     with pytest.raises(UsageError, match=words):

@@ -252,7 +252,7 @@ def test_an_objective_that_the_page_does_not_have_is_said(
     (said,) = swapped.remarks
     own = nl.fit(swapped.model, data, nl.FOCEI(evaluate=True)).ofv
     assert f"the page has OFV {own:.4f} by focei, NONMEM printed 586.2761" in said
-    assert own > 586.2761 + 0.1
+    assert own > 586.2761 + 0.01
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,9 @@ def test_flat_logarithms_are_named_before_standard_errors() -> None:
     assert lost == ["nothing", "omega.s"]
     assert any("omega.s is at its boundary 0" in note for note in found.notes)
     assert found.converged
-    assert found.reason == "done, with nothing, omega.s at a boundary"
+    assert found.reason == (
+        "done, with nothing, omega.s at a boundary, of which an error by Monte Carlo says nothing"
+    )
 
 
 def test_a_theta_that_ran_away_is_no_estimate() -> None:

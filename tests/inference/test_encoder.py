@@ -153,7 +153,8 @@ def test_posterior_of_patients_with_other_designs_and_columns():
     assert posterior.draws.shape == (2000, 6, 2)
     assert posterior.table()["verdict"].isin(["good", "usable"]).all()
     again = encoder.posterior(problem, values, k=2000, seed=1)
-    assert torch.equal(again.log_weights, posterior.log_weights)
+    # the second search for modes of a problem runs compiled and rounds otherwise
+    torch.testing.assert_close(again.log_weights, posterior.log_weights, rtol=0, atol=1e-9)
 
 
 def test_a_patient_without_samples_has_the_prior():

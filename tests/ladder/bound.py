@@ -20,7 +20,7 @@ from torch.distributions import kl_divergence as textbook
 import nlmegen as nl
 from nlmegen.inference.families import kl_divergence
 from nlmegen.inference.marginal import StudentLaplace, importance, quadrature
-from nlmegen.inference.posterior import Approximation, Posterior
+from nlmegen.inference.posterior import Approximation
 from nlmegen.inference.posteriors import weighted
 
 SIZES = {"bolus": 8, "oral": 3}

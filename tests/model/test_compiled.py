@@ -13,6 +13,7 @@ import pytest
 import torch
 from model.closed_pages import CASES, F64, Bolus, Case, Oral, Two, single
 from torch import exp
+from torch.autograd import forward_ad
 
 import nlmegen as nl
 from nlmegen.model.compiled import patients_of
@@ -108,6 +109,23 @@ def test_a_row_has_the_same_bits_in_any_company(case: Case) -> None:
         a = getattr(whole, name)
         assert torch.equal(getattr(permuted, name), a[..., order, :])
         assert torch.equal(getattr(alone, name), a[..., 1:2, order[:1], :])
+
+
+def test_what_machine_code_cannot_differentiate_is_not_zero() -> None:
+    """Forward mode runs in torch; reverse mode twice is an error."""
+    problem = problem_of(CASES[1])
+    free, eta = points(problem)
+    values = problem.values(free)
+    tangents = []
+    for route in (problem, problem.uncompiled()):
+        with forward_ad.dual_level():
+            moving = forward_ad.make_dual(eta, torch.ones_like(eta))
+            tangents.append(forward_ad.unpack_dual(route.predict(moving, values).f).tangent)
+    assert torch.equal(*tangents)
+    leaf = eta.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(problem.log_joint(leaf, values).sum(), leaf, create_graph=True)
+    with pytest.raises(RuntimeError, match="once by reverse mode"):
+        torch.autograd.grad(gradient.sum(), leaf)
 
 
 # -- where formulas turn delicate -------------------------------------------------------------------------------------

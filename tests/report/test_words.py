@@ -11,7 +11,7 @@ import pytest
 import nlmegen as nl
 from nlmegen.cli.parser import build_parser
 from nlmegen.cli.settings import build
-from nlmegen.report.words import command, concerns, ladder, number, percent
+from nlmegen.report.words import command, concerns, ladder, number, percent, summary
 
 
 @pytest.mark.parametrize(
@@ -78,3 +78,32 @@ def test_concerns_are_raised() -> None:
     for part in ("a note", "k-hat is 0.90"):
         assert part in said
     assert "not converged" not in said
+
+
+class _Pooled(nl.Model):
+    """One curve for all: no random effects."""
+
+    tvcl = nl.Theta(2.8, lower=0)
+    cp = nl.Additive(1.0)
+    structure = nl.OneCompartment(absorption="first-order")
+
+    def individual(self, theta: Any, eta: Any, cov: Any) -> dict[str, Any]:
+        return dict(cl=theta.tvcl, v=32.0, ka=1.5)
+
+    def observe(self, t: Any, a: Any, p: Any) -> dict[str, Any]:
+        return dict(cp=a.central / p.v)
+
+
+def test_an_evaluation_is_not_called_converged() -> None:
+    data = nl.load_data("theophylline")
+    said = " ".join(summary(nl.fit(_Pooled(), data, nl.FOCEI(evaluate=True))))
+    assert "was evaluated, not estimated, by FOCEI" in said
+    assert "values that the page holds" in said
+    assert "onverge" not in said
+
+
+def test_a_page_without_random_effects_is_not_said_to_be_linearised() -> None:
+    said = " ".join(summary(nl.fit(_Pooled(), nl.load_data("theophylline"), nl.FOCEI())))
+    assert "no random effects, so that this is its exact likelihood" in said
+    assert "linearised" not in said
+    assert "It converged after" in said
