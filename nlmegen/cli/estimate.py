@@ -78,8 +78,8 @@ def _fit(model: Any, data: Any, method: Any, out: Path, args: argparse.Namespace
 
     with Reporter(args.progress) as reporter:
         result = fit(model, data, method, progress=reporter.callback)
-    print(f"{result}\n")
     save_fit(result, out, force=force)
+    print(f"{result}\n")
     there = [name for name in WRITTEN if (out / name).exists()]
     print(f"written: {out}/ ({', '.join(there)})")
     kept = json.loads((out / "fit.json").read_text(encoding="utf-8"))["notes"]

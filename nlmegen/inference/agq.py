@@ -16,7 +16,7 @@ GRID = 20_000
 """Nodes a subject that a grid may have."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Laplace(Classic):
     """Laplace's approximation with the exact Hessian at the conditional modes, NONMEM's METHOD=1 LAPLACE (see `nodes`).
 
@@ -39,7 +39,7 @@ class Laplace(Classic):
         return LaplaceObjective(problem)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AGQ(Classic):
     """Maximum likelihood by adaptive Gauss-Hermite quadrature around the conditional modes (see `nodes`).
 

@@ -21,7 +21,7 @@ LOOSEST = 1e-2
 """Largest tolerance: a search that stops farther from its end than this has estimated nothing."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Classic(ABC):
     """A method that minimises an approximation of -2 log L, and -2 log prior where the page has priors (MAP).
 
@@ -49,6 +49,9 @@ class Classic(ABC):
 
     def __post_init__(self) -> None:
         label = self.label
+        for name in ("evaluate", "flip_flop"):
+            if not isinstance(getattr(self, name), bool):
+                raise FitError(f"{label}({name}={getattr(self, name)!r}): expected True or False")
         if self.covariance not in ("auto", "sandwich", "R", "S", None):
             raise FitError(
                 f"{label}(covariance={self.covariance!r}): expected 'sandwich', 'R', 'S', 'auto', or None for no"

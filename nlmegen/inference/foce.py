@@ -12,7 +12,7 @@ from .firstorder import FOObjective
 from .objective import Objective
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FOCEI(Classic):
     """First-order conditional estimation with interaction, NONMEM's METHOD=1 INTER (see `conditional`).
 
@@ -35,7 +35,7 @@ class FOCEI(Classic):
         return FOCEIObjective(problem)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FOCE(Classic):
     """First-order conditional estimation without interaction, NONMEM's METHOD=1 (see `conditional`).
 
@@ -58,7 +58,7 @@ class FOCE(Classic):
         return FOCEObjective(problem)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FO(Classic):
     """The first-order method, NONMEM's METHOD=0 (see `firstorder`): fast, robust, and biased where eta is large.
 

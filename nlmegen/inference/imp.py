@@ -60,7 +60,7 @@ DONE = "the parameters stand still and Monte Carlo error in them costs little"
 """What is said of an estimation that ended as it should."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Importance:
     """Maximum likelihood by importance sampling, as NONMEM's METHOD=IMPMAP, ended by simulated maximum likelihood.
 
@@ -99,6 +99,9 @@ class Importance:
     name: str = field(default="imp", init=False, repr=False)
 
     def __post_init__(self) -> None:
+        for name in ("evaluate", "flip_flop"):
+            if not isinstance(getattr(self, name), bool):
+                raise FitError(f"Importance({name}={getattr(self, name)!r}): expected True or False")
         if self.covariance not in KINDS:
             raise FitError(
                 f"Importance(covariance={self.covariance!r}): expected 'sandwich', 'R', 'S', 'auto', or None for no"

@@ -184,7 +184,9 @@ def _carried(
     with torch.no_grad():
         root, _ = torch.linalg.cholesky_ex(_scale(found.expansion, found.indefinite))
         u = torch.cholesky_solve(by_mode.unsqueeze(-1), root).squeeze(-1)
-    return score - _grad((u * gradient).sum(), copies)
+    with torch.enable_grad():
+        moved = (u * gradient).sum()
+    return score - _grad(moved, copies)
 
 
 def _grad(whole: Tensor, copies: Tensor) -> Tensor:

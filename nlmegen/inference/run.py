@@ -61,6 +61,8 @@ class Run:
         self.logarithmic = logarithmic(problem)
         self.surface: Surface | None = None
         self.lacking: Tensor | None = None
+        self.running: Outer | None = None
+        self.approach: Tensor | None = None  # the best of a search by another objective, or with few subjects
         self.iterations = 0
         self.notes: list[str] = []
         self.history: list[dict[str, float]] = []
@@ -156,8 +158,8 @@ class Run:
             start, eta, value = screen(objective, free)
         if few is self.problem:
             return start, eta, value
-        near = Outer(objective, self.logarithmic, tolerance=0.05, max_iterations=40).run(start, eta)
-        found = near.surface.free
+        near = self._run(Outer(objective, self.logarithmic, tolerance=0.05, max_iterations=40), start, eta)
+        found = self.approach = near.surface.free
         tried = scout(found[None], tolerance=ROUGHLY)
         if not scout.tension(found, tried) < TENSE:
             other = scout(start[None], tolerance=ROUGHLY)
@@ -170,8 +172,9 @@ class Run:
         if self.progress is not None:
             self.progress(Progress(f"{self.settings.label}, a first approach by {scout.source}", 0))
         most = min(APPROACHES, self.settings.max_iterations - self.iterations)
-        found = Outer(scout, self.logarithmic, tolerance=APPROACH, max_iterations=most).run(free, eta)
+        found = self._run(Outer(scout, self.logarithmic, tolerance=APPROACH, max_iterations=most), free, eta)
         surface = found.surface
+        self.approach = surface.free
         self.iterations += found.iterations
         score = surface.evaluation.score
         if surface.exact and score is not None:
@@ -203,6 +206,13 @@ class Run:
     @property
     def _out_of_iterations(self) -> bool:
         return self.iterations >= self.settings.max_iterations
+
+    def _run(self, outer: Outer, free: Tensor, eta: Tensor) -> Outcome:
+        """Run a search, known as the running one while it lasts."""
+        self.running = outer
+        outcome = outer.run(free, eta)
+        self.running = None
+        return outcome
 
     def _outer(self, held: Tensor) -> Outer:
         def watch(surface: Surface) -> None:
@@ -252,7 +262,7 @@ class Run:
         """Search, look for better modes and boundaries, and go on until neither changes anything."""
         held = torch.zeros_like(self.logarithmic)
         for _ in range(MODE_ROUNDS):
-            outcome = self._outer(held).run(free, eta)
+            outcome = self._run(self._outer(held), free, eta)
             self.iterations += outcome.iterations
             surface = outcome.surface
             better, second = self._recheck(surface.free, surface.evaluation)

@@ -57,7 +57,7 @@ ROUNDS = 60
 """Most times that the averages begin: what travels longer than that is not determined."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SAEM:
     """Stochastic approximation EM: maximum likelihood (with priors: maximum a posteriori) for any page.
 
@@ -94,6 +94,9 @@ class SAEM:
     name: str = field(default="saem", init=False, repr=False)
 
     def __post_init__(self) -> None:
+        for name in ("evaluate", "flip_flop"):
+            if not isinstance(getattr(self, name), bool):
+                raise FitError(f"SAEM({name}={getattr(self, name)!r}): expected True or False")
         if self.covariance not in ("auto", "sandwich", "R", "S", None):
             raise FitError(
                 f"SAEM(covariance={self.covariance!r}): expected 'sandwich', 'R', 'S', 'auto', or None for no"

@@ -53,6 +53,7 @@ class Endpoint(ABC):
                     f"{kind}({name}={start!r}): a residual standard deviation must be a positive number; "
                     "give a rough guess of its size"
                 )
+        priors.refuse_fixed(self.prior, self.fixed, type(self).__name__)
         for name, prior in self.priors.items():
             priors.check(prior, f"the standard deviation {name}", self.start[name], Bijection(lower=0.0))
 

@@ -73,6 +73,7 @@ class Theta:
                 "move the start or the bound"
             )
         object.__setattr__(self, "start", start)
+        priors.refuse_fixed(self.prior, self.fixed, "a Theta")
         if self.prior is not None:
             priors.check(self.prior, "a Theta", start, self.bijection)
 
@@ -129,6 +130,7 @@ class Omega:
                     f"Omega({name}={variance:g}): a variance must be positive; "
                     "leave the random effect out to switch it off"
                 )
+        priors.refuse_fixed(prior, fixed, "an Omega")
         self.prior = priors.by_name(prior, self.names, "Omega")
         for name, density in self.prior.items():
             sd = math.sqrt(self.variances[self.names.index(name)])
@@ -216,12 +218,12 @@ class Layout:
         return f"omega.{names[i]}" if i == j else f"omega.{names[i]},{names[j]}"
 
     def _priors(self) -> dict[str, Any]:
-        """Prior by name of a parameter that is not fixed; "omega.cl" stands for a standard deviation."""
-        out = {name: t.prior for name, t in self.thetas.items() if t.prior is not None and not t.fixed}
+        """Prior by name of a parameter; "omega.cl" stands for a standard deviation."""
+        out = {name: t.prior for name, t in self.thetas.items() if t.prior is not None}
         for block in self.omegas.values():
-            out |= {f"omega.{name}": prior for name, prior in block.prior.items() if not block.fixed}
+            out |= {f"omega.{name}": prior for name, prior in block.prior.items()}
         for name, endpoint in self.endpoints.items():
-            out |= {f"{name}.{s}": prior for s, prior in endpoint.priors.items() if not endpoint.fixed}
+            out |= {f"{name}.{s}": prior for s, prior in endpoint.priors.items()}
         return out
 
     @property

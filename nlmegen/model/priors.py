@@ -62,6 +62,14 @@ def check(prior: Any, what: str, start: float, bijection: Bijection) -> None:
         raise ModelError(f"the prior {prior} of {what} has no finite density at the start {start:g}")
 
 
+def refuse_fixed(prior: Any, fixed: bool, what: str) -> None:
+    """Raise a ModelError on a prior of what is held at its start: it would change nothing."""
+    if fixed and prior is not None:
+        raise ModelError(
+            f"{what} is fixed and has a prior, which would change nothing; remove fixed=True or prior=..."
+        )
+
+
 def by_name(given: Any, names: Sequence[str], what: str) -> dict[str, Any]:
     """A prior for each of `names`, from one distribution for all or a mapping for some; empty for None.
 

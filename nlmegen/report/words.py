@@ -131,7 +131,7 @@ def summary(fit: Fit) -> list[str]:
     seconds = f"{fit.seconds:.1f} s" if fit.seconds >= 1 else f"{1000 * fit.seconds:.0f} ms"
     if evaluated(fit) and fit.converged:
         sentences.append(
-            f"The numbers below are those of the values that the page holds; this took {seconds}."
+            f"The numbers below are those of the values at which it was evaluated; this took {seconds}."
         )
     elif fit.converged:
         sentences.append(f"It converged after {fit.iterations} iterations in {seconds}: {fit.reason}.")

@@ -202,3 +202,38 @@ def test_sparse_data_end_at_maximum_likelihood() -> None:
     assert short < 0.02, f"Newton would still gain {short:.3g} of -2 log L"
     focei = nl.FOCEI(covariance=None).estimate(problem)
     assert float(finer(focei.free[None]).total[0]) > float(at.total[0]) + 0.1
+
+
+@pytest.mark.parametrize("call", [1, 2, 3, 5])
+def test_an_interruption_during_the_approach_keeps_it(call: int) -> None:
+    problem = theophylline()
+    seen = []
+
+    def stop(report: object) -> None:
+        seen.append(report)
+        if len(seen) == call:
+            raise KeyboardInterrupt
+
+    found = AGQ().estimate(problem, stop)
+    assert found.reason == "interrupted by the user"
+    start = AGQ(evaluate=True).estimate(problem).ofv
+    # the first report comes before the approach begins
+    assert found.ofv <= start + 1e-6
+    if call > 1:
+        assert found.ofv < start - 40
+        assert found.iterations > 0
+
+
+def test_options_are_named() -> None:
+    with pytest.raises(TypeError):
+        AGQ(9)  # type: ignore[misc]
+    with pytest.raises(FitError, match="expected True or False"):
+        AGQ(evaluate=9)  # type: ignore[arg-type]
+
+
+def test_scores_do_not_depend_on_who_asks() -> None:
+    objective = QuadratureObjective(theophylline(subjects=3), 3)
+    free = objective.problem.start[None]
+    with torch.no_grad():
+        asked = objective(free, scores=True).score
+    torch.testing.assert_close(asked, objective(free, scores=True).score, rtol=0, atol=0)

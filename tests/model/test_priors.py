@@ -18,7 +18,7 @@ class Page(nl.Model):
     tvka = nl.Theta(1.5, lower=0, prior=LogNormal(0.5, 1.0))
     tvcl = nl.Theta(2.7, lower=0, prior=Normal(3.0, 0.5))
     tvv = nl.Theta(31.0, lower=0)
-    shift = nl.Theta(0.0, fixed=True, prior=Normal(1.0, 1.0))
+    shift = nl.Theta(0.0, fixed=True)
     iiv = nl.Omega(ka=0.4, cl=0.1, cov=[0.05], prior={"cl": HalfNormal(1.0)})
     cp = nl.Combined(0.7, 0.1, prior={"additive": HalfNormal(2.0)})
     structure = nl.OneCompartment(absorption="first-order")
@@ -126,10 +126,6 @@ def test_a_page_without_priors_has_no_penalty() -> None:
     assert plain.penalty(plain.start[None].expand(3, -1)).tolist() == [0.0, 0.0, 0.0]
 
 
-def test_a_fixed_parameter_has_no_prior(problem: nl.Problem) -> None:
-    assert "shift" not in problem.layout.priors
-
-
 @pytest.mark.parametrize(
     ("declare", "words"),
     [
@@ -138,6 +134,9 @@ def test_a_fixed_parameter_has_no_prior(problem: nl.Problem) -> None:
         (lambda: nl.Theta(5.0, lower=0, upper=6, prior=Uniform(0.0, 4.0)), "no density at 5"),
         (lambda: nl.Theta(1.0, lower=0, prior=0.3), "distribution of torch.distributions"),
         (lambda: nl.Theta(1.0, prior=Normal(torch.zeros(2), 1.0)), "one number"),
+        (lambda: nl.Theta(1.0, fixed=True, prior=Normal(0.0, 1.0)), "would change nothing"),
+        (lambda: nl.Omega(cl=0.1, fixed=True, prior=HalfNormal(1.0)), "would change nothing"),
+        (lambda: nl.Additive(0.7, fixed=True, prior=HalfNormal(1.0)), "would change nothing"),
         (lambda: nl.Omega(cl=0.1, prior={"v": HalfNormal(1.0)}), "names 'v'"),
         (lambda: nl.Omega(cl=0.1, prior="flat"), "distribution of torch.distributions"),
         (lambda: nl.Additive(0.7, prior={"proportional": HalfNormal(1.0)}), "names 'proportional'"),

@@ -98,7 +98,7 @@ def test_an_evaluation_is_not_called_converged() -> None:
     data = nl.load_data("theophylline")
     said = " ".join(summary(nl.fit(_Pooled(), data, nl.FOCEI(evaluate=True))))
     assert "was evaluated, not estimated, by FOCEI" in said
-    assert "values that the page holds" in said
+    assert "values at which it was evaluated" in said
     assert "onverge" not in said
 
 
