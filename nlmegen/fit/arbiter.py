@@ -1,7 +1,7 @@
 """-2 log L of several fits' estimates by one arbiter, whatever each method calls its own objective.
 
     "quadrature"   adaptive Gauss-Hermite; its error is the change that two nodes fewer make
-    "importance"   Student t proposals at the conditional modes, repeated; its error comes from the repeats
+    "importance"   proposals of two Student t densities (`inference.proposals`), repeated, which gives its error
     "auto"         quadrature up to three random effects, importance sampling beyond
     "own"          no arbiter: each method's own objective, comparable where all are of one kind
 
@@ -19,12 +19,10 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
-from ..inference.marginal import StudentLaplace, importance, quadrature
+from ..inference.marginal import GRID_ETAS, importance, quadrature
+from ..inference.proposals import proposal
 from ..model.parameters import Values
 from ..model.problem import Problem
-
-QUADRATURE_ETAS = 3
-"""The arbiter is quadrature up to this many random effects, importance sampling beyond."""
 
 REPEATS = 8
 """Independent repeats of the importance arbiter, from whose scatter the standard errors come."""
@@ -119,7 +117,7 @@ def judge(
     if k < 2:
         raise DataError(f"k={k}: expected at least 2 draws a subject; 1000 unless given")
     if arbiter == "auto":
-        arbiter = "quadrature" if max(f.problem.q for f in fits) <= QUADRATURE_ETAS else "importance"
+        arbiter = "quadrature" if max(f.problem.q for f in fits) <= GRID_ETAS else "importance"
     if arbiter == "own":
         return _own(fits)
     with torch.no_grad():
@@ -147,7 +145,7 @@ def _by_importance(fits: Sequence[Judged], k: int, seed: int) -> Verdict:
         if not f.problem.q:
             columns.append([_exactly(f)] * REPEATS)
             continue
-        q = StudentLaplace.at_modes(f.problem, f.values)
+        q = proposal(f.problem, f.values, generator=torch.Generator().manual_seed(seed))
         columns.append([importance(f.problem, f.values, q, k, seed + r).total for r in range(REPEATS)])
     detail = f"importance sampling, {REPEATS} x {k} draws a subject, common random numbers"
     return Verdict(-2 * torch.tensor(columns, dtype=torch.float64).T, "importance", detail)

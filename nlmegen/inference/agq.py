@@ -23,7 +23,7 @@ class Laplace(Classic):
     Where the Hessian at the end of a search for a mode is indefinite the expected information stands in, and the
     subject is flagged.
 
-    The options are those of `Classic`.
+    The options are those of `inference.classic.Classic` and `inference.options.Options`.
 
     Example:
         >>> import nlmegen as nl
@@ -49,7 +49,7 @@ class AGQ(Classic):
     Args:
         nodes: a dimension.
 
-    The other options are those of `Classic`.
+    The other options are those of `inference.classic.Classic` and `inference.options.Options`.
 
     Raises:
         FitError: by `estimate`, where the grid of a subject would have more than 20,000 nodes.

@@ -19,14 +19,24 @@ FLAT = 0.01
 """Curvature of the objective in a logarithm under which it is flat: an error of a factor e^14."""
 
 
-def runaways(problem: Problem, surface: Surface) -> Tensor:
-    """Thetas that went to infinity, `[P]` bool."""
+def flat(problem: Problem, hessian: Tensor) -> Tensor:
+    """Logarithms in which the objective, of Hessian `[P, P]`, is flat, `[P]` bool."""
+    return logarithmic(problem) & (hessian.diagonal().abs() < FLAT)
+
+
+def gone(problem: Problem, free: Tensor, flat: Tensor) -> Tensor:
+    """Those of the parameters `flat [P]` that are thetas gone to infinity, `[P]` bool."""
     layout = problem.layout
     kinds = {name: b.kind for name, b in zip(layout.theta_names, layout.bijections, strict=True)}
     open_end = torch.tensor(
         [kinds.get(name) in ("lower", "upper") for name in problem.names], dtype=torch.bool
     )
-    return _flat(problem, surface) & open_end & (surface.free > problem.start)
+    return flat & open_end & (free > problem.start)
+
+
+def runaways(problem: Problem, surface: Surface) -> Tensor:
+    """Thetas that went to infinity, `[P]` bool."""
+    return gone(problem, surface.free, _flat(problem, surface))
 
 
 def at_boundary(problem: Problem, surface: Surface) -> Tensor:
@@ -35,8 +45,13 @@ def at_boundary(problem: Problem, surface: Surface) -> Tensor:
 
 
 def _flat(problem: Problem, surface: Surface) -> Tensor:
-    flat = logarithmic(problem) & (surface.hessian.diagonal().abs() < FLAT)
-    return flat if surface.exact else torch.zeros_like(flat)
+    found = flat(problem, surface.hessian)
+    return found if surface.exact else torch.zeros_like(found)
+
+
+def named(problem: Problem, which: Tensor) -> str:
+    """The parameters `which [P]`, in words."""
+    return ", ".join(name for name, yes in zip(problem.names, which.tolist(), strict=True) if yes)
 
 
 def describe(problem: Problem, free: Tensor, held: Tensor) -> list[str]:

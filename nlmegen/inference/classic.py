@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal
 
 from ..errors import FitError, ModelError
 from ..model.problem import Problem
 from . import weights
 from .estimate import Estimate, Report
 from .objective import Objective
+from .options import Options
 from .run import Run
 
 LOOSEST = 1e-2
@@ -22,62 +22,34 @@ LOOSEST = 1e-2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Classic(ABC):
+class Classic(Options, ABC):
     """A method that minimises an approximation of -2 log L, and -2 log prior where the page has priors (MAP).
 
     Args:
-        evaluate: only evaluate at the model's present values (MAXEVAL=0).
-        covariance: which standard errors: "sandwich" (NONMEM's default), "R" (the Hessian), "S" (the scores), None for
-            none; "auto" is "sandwich" for an estimation and None for an evaluation. "R" stands in for "sandwich", and
-            a note says so, where no more subjects have data than there are parameters, and on a page with priors.
         max_iterations: largest number of outer iterations.
         tolerance: the search ends when no more than this decrease of the objective is promised; at most 0.01.
-        flip_flop: accept absorption slower than elimination. Otherwise (oral, one compartment) the mirror image with
-            the faster absorption is estimated, and a note tells the objective of the other.
+
+    The other options are those of `Options`.
 
     Raises:
         FitError: on an unknown option, and by `estimate` where nothing can be estimated.
     """
 
-    evaluate: bool = False
-    covariance: Literal["auto", "sandwich", "R", "S"] | None = "auto"
     max_iterations: int = 200
     tolerance: float = 1e-7
-    flip_flop: bool = False
-
-    name: ClassVar[str]
 
     def __post_init__(self) -> None:
-        label = self.label
-        for name in ("evaluate", "flip_flop"):
-            if not isinstance(getattr(self, name), bool):
-                raise FitError(f"{label}({name}={getattr(self, name)!r}): expected True or False")
-        if self.covariance not in ("auto", "sandwich", "R", "S", None):
-            raise FitError(
-                f"{label}(covariance={self.covariance!r}): expected 'sandwich', 'R', 'S', 'auto', or None for no"
-                " standard errors"
-            )
+        super().__post_init__()
         if self.max_iterations < 0:
             raise FitError(
-                f"{label}(max_iterations={self.max_iterations!r}): expected 0 or more (evaluate=True only evaluates)"
+                f"{self.label}(max_iterations={self.max_iterations!r}): expected 0 or more (evaluate=True only"
+                " evaluates)"
             )
         if not 0 < self.tolerance <= LOOSEST:
             raise FitError(
-                f"{label}(tolerance={self.tolerance!r}): expected a number above 0 and at most {LOOSEST}, the promised"
-                " decrease of the objective at which the search ends; 1e-7 unless given"
+                f"{self.label}(tolerance={self.tolerance!r}): expected a number above 0 and at most {LOOSEST}, the"
+                " promised decrease of the objective at which the search ends; 1e-7 unless given"
             )
-
-    @property
-    def label(self) -> str:
-        """The method's name in a sentence."""
-        return type(self).__name__
-
-    @property
-    def kind(self) -> str | None:
-        """The covariance that will be computed, "auto" resolved."""
-        if self.covariance == "auto":
-            return None if self.evaluate else "sandwich"
-        return self.covariance
 
     @abstractmethod
     def objective(self, problem: Problem) -> Objective:

@@ -22,19 +22,18 @@ from torch import Tensor
 from ..errors import Status
 from ..maths.quadrature import tensor_grid
 from ..model.problem import LOG_2PI, Problem
-from .boundary import FLAT, describe
+from .boundary import describe, flat, gone, named
 from .ebe import modes
 from .estimate import Estimate
 from .families import log_diagonal
 from .finish import MAP, undosed
 from .flipflop import absorbs_slowly, has_mirror
-from .marginal import GRID_ETAS, Importance, Marginal, importance, quadrature
+from .marginal import GRID_ETAS, Marginal, Sampled, importance, quadrature
 from .penalty import penalty_hessian
 from .proposals import DF, TwoStudents, proposal
 from .scan import likeliest
 from .settle import NUMBERS, draws_per_patient
 from .simulated import SimulatedLikelihood
-from .starts import logarithmic
 from .transport import Chart
 from .uncertainty import covariance_of, determined
 from .weights import describe as describe_weights
@@ -91,7 +90,7 @@ def standard_errors(
         information, outer: R, the priors' part included, and S, `[P, P]`.
         kind: "sandwich", "R" or "S".
     """
-    held = logarithmic(problem) & (2.0 * information.diagonal().abs() < FLAT)
+    held = flat(problem, 2.0 * information)
     notes = describe(problem, free, held)
     seen = int((problem.mask.sum(-1) > 0).sum())
     kind, weak = determined(kind, seen, int((~held).sum()), problem.penalised)
@@ -153,14 +152,14 @@ def slow_absorption(problem: Problem, free: Tensor) -> list[str]:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Importance samples at some parameters, and what they were drawn from.
+    """Sampled samples at some parameters, and what they were drawn from.
 
     Attributes:
         sampled: log likelihood with its error, moments, effective sample sizes.
         proposal: from which more can be drawn.
     """
 
-    sampled: Importance
+    sampled: Sampled
     proposal: TwoStudents
 
     @classmethod
@@ -180,7 +179,7 @@ class Drawn:
 
 
 def _curvature(
-    problem: Problem, free: Tensor, at: Marginal | Importance, drawn: Drawn | None, seed: int
+    problem: Problem, free: Tensor, at: Marginal | Sampled, drawn: Drawn | None, seed: int
 ) -> tuple[Tensor, Tensor]:
     """R and the scores: on a grid, or on draws."""
     if drawn is None or problem.q <= GRID_ETAS:
@@ -243,14 +242,14 @@ def conclude(
             spread = standard_errors(problem, free, information, scores.mT @ scores, covariance)
         else:
             notes.append("no standard errors: the estimation did not converge")
-    away = _ran_away(problem, free, spread.held)
+    away = gone(problem, free, spread.held)
     if bool(away.any()):
         converged = False
         reason = (
-            f"the data do not determine {_names(problem, away)}, which ran away; fix it or simplify the page"
+            f"the data do not determine {named(problem, away)}, which ran away; fix it or simplify the page"
         )
     elif bool(spread.held.any()):
-        where = _names(problem, spread.held)
+        where = named(problem, spread.held)
         reason += f", with {where} at a boundary, of which an error by Monte Carlo says nothing"
     penalty = float(problem.penalty(free))
     prior = [MAP.format(penalty=penalty)] if problem.penalised else []
@@ -277,17 +276,3 @@ def conclude(
         weights=problem.weights.detach().clone() if len(problem.weights) else None,
         penalty=penalty,
     )
-
-
-def _ran_away(problem: Problem, free: Tensor, held: Tensor) -> Tensor:
-    """Those of the parameters `held [P]` that are thetas gone to infinity."""
-    layout = problem.layout
-    kinds = {name: b.kind for name, b in zip(layout.theta_names, layout.bijections, strict=True)}
-    open_end = torch.tensor(
-        [kinds.get(name) in ("lower", "upper") for name in problem.names], dtype=torch.bool
-    )
-    return held & open_end & (free > problem.start)
-
-
-def _names(problem: Problem, which: Tensor) -> str:
-    return ", ".join(name for name, yes in zip(problem.names, which.tolist(), strict=True) if yes)

@@ -19,7 +19,7 @@ class FOCEI(Classic):
     Networks of the page are learned with the parameters, their penalties added to the objective while they are;
     standard errors are those of the parameters given the weights.
 
-    The options are those of `Classic`.
+    The options are those of `inference.classic.Classic` and `inference.options.Options`.
 
     Example:
         >>> import nlmegen as nl
@@ -42,7 +42,8 @@ class FOCE(Classic):
     The residual variance is taken at eta = 0. Where it does not depend on the prediction (additive or log-normal error)
     this is FOCEI; where it does, FOCEI is the better approximation and costs the same.
 
-    The options are those of `Classic`; networks of the page are learned as by FOCEI.
+    The options are those of `inference.classic.Classic` and `inference.options.Options`; networks of the page are
+    learned as by FOCEI.
 
     Example:
         >>> import nlmegen as nl
@@ -65,7 +66,7 @@ class FO(Classic):
     The model is linearised at eta = 0. The etas reported are the conditional modes at the estimates (POSTHOC), their
     covariances those of Laplace's approximation there.
 
-    The options are those of `Classic`.
+    The options are those of `inference.classic.Classic` and `inference.options.Options`.
 
     Example:
         >>> import nlmegen as nl

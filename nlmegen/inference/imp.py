@@ -18,8 +18,8 @@ doi:10.1016/S0167-9473(98)00062-3, for maximisation on fixed draws.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ from .estimate import Estimate, Progress, Report
 from .expectation import Expectation, Sweeper
 from .marginal import GRID_ETAS
 from .mstep import closed_sigmas, maximisation
+from .options import Options
 from .proposals import DF, proposal
 from .settle import (
     NEAR,
@@ -48,8 +49,6 @@ from .transport import Chart
 from .vem import Variational, unmirrored
 from .weights import refuse_unused
 
-KINDS = ("auto", "sandwich", "R", "S", None)
-
 PATIENCE = 2
 """EM ends where a step is shorter than `NEAR` so often in a row."""
 
@@ -61,7 +60,7 @@ DONE = "the parameters stand still and Monte Carlo error in them costs little"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Importance:
+class Importance(Options):
     """Maximum likelihood by importance sampling, as NONMEM's METHOD=IMPMAP, ended by simulated maximum likelihood.
 
     Args:
@@ -70,12 +69,10 @@ class Importance:
         most_draws: a subject, at most.
         precision: expected loss of -2 log L to Monte Carlo error in the estimates at which the search ends.
         df: degrees of freedom of the Student t proposals: small for thick tails.
-        evaluate: only evaluate at the model's present values: log L by importance sampling, corrected for its bias,
-            with its standard error.
-        covariance: standard errors by "sandwich", "R" or "S", None for none; "auto" is "sandwich" for an estimation
-            and None for an evaluation.
         max_iterations: EM steps and maximisations, at most.
-        flip_flop: accept absorption slower than elimination as a start, as in `FOCEI`.
+
+    The other options are those of `inference.options.Options`. With `evaluate` log L at the model's present values is
+    computed by importance sampling, corrected for its bias, with its standard error; `flip_flop` is about the start.
 
     Raises:
         FitError: on a setting outside its choices, and by `estimate` where nothing can be estimated.
@@ -92,28 +89,15 @@ class Importance:
     most_draws: int = 20_000
     precision: float = 0.005
     df: int = DF
-    evaluate: bool = False
-    covariance: Literal["auto", "sandwich", "R", "S"] | None = "auto"
     max_iterations: int = 100
-    flip_flop: bool = False
-    name: str = field(default="imp", init=False, repr=False)
+
+    name: ClassVar[str] = "imp"
 
     def __post_init__(self) -> None:
-        for name in ("evaluate", "flip_flop"):
-            if not isinstance(getattr(self, name), bool):
-                raise FitError(f"Importance({name}={getattr(self, name)!r}): expected True or False")
-        if self.covariance not in KINDS:
-            raise FitError(
-                f"Importance(covariance={self.covariance!r}): expected 'sandwich', 'R', 'S', 'auto', or None for no"
-                " standard errors"
-            )
-        least = {"seed": 0, "most_draws": 40, "df": 1, "max_iterations": 0}
+        super().__post_init__()
+        self.require_whole(seed=0, most_draws=40, df=1, max_iterations=0)
         if self.k is not None:
-            least["k"] = 40
-        for name, low in least.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < low:
-                raise FitError(f"Importance({name}={value!r}): expected a whole number, at least {low}")
+            self.require_whole(k=40)
         if not 1e-6 <= self.precision <= 1.0:
             raise FitError(
                 f"Importance(precision={self.precision!r}): expected a number between 1e-6 and 1, in units of -2 log L"
@@ -127,13 +111,6 @@ class Importance:
         if self.k is not None:
             return self.k
         return EVALUATED if self.evaluate else min(FIRST, self.most_draws)
-
-    @property
-    def kind(self) -> str | None:
-        """The covariance that will be computed, "auto" resolved."""
-        if self.covariance == "auto":
-            return None if self.evaluate else "sandwich"
-        return self.covariance
 
     def estimate(self, problem: Problem, progress: Report | None = None) -> Estimate:
         """Estimate the free parameters of `problem`, starting from the model's present values.

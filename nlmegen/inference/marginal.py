@@ -22,7 +22,7 @@ from ..errors import FitError
 from ..maths.quadrature import affordable_nodes, tensor_grid
 from ..model.parameters import Values
 from ..model.problem import LOG_2PI, Problem
-from .ebe import Conditional, ConditionalExpansion, status_of
+from .ebe import Conditional, ConditionalExpansion, find_modes, status_of
 from .lattice import shifted_lattice
 from .pareto import pareto_shape
 from .scan import deepest
@@ -80,7 +80,7 @@ def quadrature(
         nodes: nodes a dimension; reduced, with `Marginal.nodes` saying so, to keep the grid under `GRID` nodes.
         rounds: how often to lay the grid anew; 0 for the textbook's grid at the mode. Fewer than three nodes a
             dimension have no covariance worth using, and are never laid anew.
-        eta0: where to start the search for the modes, `[subject, q]`.
+        eta0: the conditional modes where they are known, `[subject, q]`; else they are searched from several starts.
 
     Returns:
         A `Marginal`.
@@ -98,9 +98,10 @@ def quadrature(
             f"quadrature over {problem.q} random effects needs a grid of {min(nodes, FEWEST_NODES)}^{problem.q} nodes a"
             f" subject; at most {GRID} are allowed. Use importance sampling for so many random effects"
         )
-    if math.prod(Conditional.of(problem, values).shape) != problem.n_subjects:
+    conditional = Conditional.of(problem, values)
+    if math.prod(conditional.shape) != problem.n_subjects:
         raise FitError("quadrature takes one parameter vector at a time; call it once for each")
-    found = deepest(problem, values, eta0)
+    found = deepest(problem, values) if eta0 is None else find_modes(conditional, eta0)
     centre, scale = laplace_scale(found.expansion)
     result = _integrate(problem, values, centre, scale, used)
     for _ in range(rounds if used >= FEWEST_NODES else 0):
@@ -194,7 +195,7 @@ class Proposal(Protocol):
 
 
 @dataclass(frozen=True)
-class Importance:
+class Sampled:
     """The marginal likelihood by importance sampling, w_k = exp(log_joint(eta_k) - log q(eta_k)).
 
     Attributes:
@@ -228,9 +229,7 @@ class Importance:
         return float((self.se**2).sum().sqrt())
 
 
-def importance(
-    problem: Problem, values: Values, proposal: Proposal, k: int = 1000, seed: int = 0
-) -> Importance:
+def importance(problem: Problem, values: Values, proposal: Proposal, k: int = 1000, seed: int = 0) -> Sampled:
     """log L_i by importance sampling, with the measures that say whether to believe it.
 
     Args:
@@ -241,7 +240,7 @@ def importance(
         seed: of the draws.
 
     Returns:
-        An `Importance`. Draws without a finite joint density count with weight zero.
+        An `Sampled`. Draws without a finite joint density count with weight zero.
 
     Example:
         >>> values = problem.values(problem.start)  # doctest: +SKIP
@@ -257,7 +256,7 @@ def importance(
     relative = torch.exp(log_weight - total) * k
     variance = ((relative - 1) ** 2).sum(0) / max(k - 1, 1)
     bias = variance / (2 * k)
-    return Importance(
+    return Sampled(
         log_likelihood=total - math.log(k) + bias,
         bias_correction=bias,
         se=(variance / k).sqrt(),

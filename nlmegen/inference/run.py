@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import FitError
 from ..model.problem import Problem
-from .boundary import at_boundary, runaways
+from .boundary import at_boundary, named, runaways
 from .estimate import Estimate, Progress, Report
 from .finish import finished
 from .flipflop import absorbs_slowly, has_mirror, mirrored
@@ -96,9 +96,8 @@ class Run:
         outcome = self._unmirrored(outcome)
         away = runaways(self.problem, outcome.surface)
         if bool(away.any()):
-            words = (
-                f"the data do not determine {self._names(away)}, which ran away; fix it or simplify the page"
-            )
+            which = named(self.problem, away)
+            words = f"the data do not determine {which}, which ran away; fix it or simplify the page"
             outcome = replace(outcome, converged=False, reason=words)
         return self._finish(outcome)
 
@@ -326,9 +325,6 @@ class Run:
     def _say(self, note: str) -> None:
         if note not in self.notes:
             self.notes.append(note)
-
-    def _names(self, which: Tensor) -> str:
-        return ", ".join(name for name, yes in zip(self.problem.names, which.tolist(), strict=True) if yes)
 
     def _finish(self, outcome: Outcome) -> Estimate:
         if outcome.second is None:

@@ -14,8 +14,8 @@ doi:10.1073/pnas.95.13.7270; Baey et al. 2023, arXiv:2206.09719).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ from .estimate import Estimate, Progress, Report
 from .expectation import Expectation
 from .flipflop import absorbs_slowly, has_mirror, mirrored
 from .mstep import closed_sigmas, maximisation
+from .options import Options
 from .starts import logarithmic
 from .transport import Chart
 
@@ -58,7 +59,7 @@ ROUNDS = 60
 
 
 @dataclass(frozen=True, kw_only=True)
-class SAEM:
+class SAEM(Options):
     """Stochastic approximation EM: maximum likelihood (with priors: maximum a posteriori) for any page.
 
     Args:
@@ -67,11 +68,8 @@ class SAEM:
         burn_in: most iterations of the exploration.
         max_iterations: most iterations in all.
         precision: expected loss of -2 log L to Monte Carlo error at which the averages end.
-        evaluate: only evaluate at the model's present values.
-        covariance: which standard errors: "sandwich", "R" (the Hessian), "S" (the scores), None for none; "auto" is
-            "sandwich" for an estimation and None for an evaluation.
-        flip_flop: accept absorption slower than elimination. Otherwise (oral, one compartment) the search goes on from
-            the mirror image with the faster absorption, and a note says so.
+
+    The other options are those of `inference.options.Options`.
 
     Raises:
         FitError: on an unknown option, and by `estimate` where nothing can be estimated.
@@ -88,33 +86,14 @@ class SAEM:
     burn_in: int = 300
     max_iterations: int = 2000
     precision: float = 0.005
-    evaluate: bool = False
-    covariance: Literal["auto", "sandwich", "R", "S"] | None = "auto"
-    flip_flop: bool = False
-    name: str = field(default="saem", init=False, repr=False)
+
+    name: ClassVar[str] = "saem"
 
     def __post_init__(self) -> None:
-        for name in ("evaluate", "flip_flop"):
-            if not isinstance(getattr(self, name), bool):
-                raise FitError(f"SAEM({name}={getattr(self, name)!r}): expected True or False")
-        if self.covariance not in ("auto", "sandwich", "R", "S", None):
-            raise FitError(
-                f"SAEM(covariance={self.covariance!r}): expected 'sandwich', 'R', 'S', 'auto', or None for no"
-                " standard errors"
-            )
-        for name, least in (("seed", 0), ("chains", 2), ("burn_in", 1), ("max_iterations", 1)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise FitError(f"SAEM({name}={value!r}): expected a whole number, at least {least}")
+        super().__post_init__()
+        self.require_whole(seed=0, chains=2, burn_in=1, max_iterations=1)
         if not 1e-6 <= self.precision <= 1.0:
             raise FitError(f"SAEM(precision={self.precision!r}): expected a number between 1e-6 and 1")
-
-    @property
-    def kind(self) -> str | None:
-        """The covariance that will be computed, "auto" resolved."""
-        if self.covariance == "auto":
-            return None if self.evaluate else "sandwich"
-        return self.covariance
 
     def estimate(self, problem: Problem, progress: Report | None = None) -> Estimate:
         """Estimate the free parameters of `problem`, starting from the model's present values.

@@ -49,12 +49,12 @@ METHODS = {
     "saem": (
         "SAEM, stochastic approximation expectation maximisation",
         "Random effects are drawn by Markov chains, and the parameters follow a running average of what the draws"
-        " imply; its end is the maximum likelihood.",
+        " imply; its end is the maximum likelihood (with priors, that of likelihood times prior).",
     ),
     "imp": (
         "importance sampling",
         "The likelihood is a weighted mean over draws from a thick-tailed proposal about each subject's mode, and is"
-        " maximised on those draws; its end is the maximum likelihood.",
+        " maximised on those draws; its end is the maximum likelihood (with priors, that of likelihood times prior).",
     ),
 }
 """Method -> what it is called, and what it does."""

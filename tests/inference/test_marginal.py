@@ -18,7 +18,7 @@ from torch import exp
 
 import nlmegen as nl
 from nlmegen.errors import FitError, Status
-from nlmegen.inference.marginal import Importance, StudentLaplace, importance, lay, quadrature
+from nlmegen.inference.marginal import Sampled, StudentLaplace, importance, lay, quadrature
 from nlmegen.inference.pareto import pareto_shape
 from nlmegen.inference.proposals import TwoStudents, proposal
 
@@ -98,7 +98,7 @@ def test_importance_sampling_of_the_linear_gaussian_case() -> None:
     problem, answer = straight_problem(), exact(straight_problem())
     values = problem.values(problem.start)
     result = importance(problem, values, StudentLaplace.at_modes(problem, values), k=4000, seed=1)
-    assert isinstance(result, Importance)
+    assert isinstance(result, Sampled)
     z = (result.log_likelihood - answer.log_likelihood) / result.se
     assert float(z.abs().max()) < 4
     assert abs(result.total - float(answer.log_likelihood.sum())) < 4 * result.total_se
