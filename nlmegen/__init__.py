@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nlmegen.check.residuals import residuals
+    from nlmegen.check.table.report import check_table
     from nlmegen.check.vpc import vpc
     from nlmegen.data.catalogue import list_data, load_data
-    from nlmegen.data.check import check_table
     from nlmegen.data.nonmem import read_nonmem, write_nonmem
     from nlmegen.data.population import Population
     from nlmegen.errors import DataError, FitError, ModelError, Status
@@ -34,11 +34,15 @@ if TYPE_CHECKING:
     from nlmegen.inference.marginal import quadrature
     from nlmegen.inference.saem import SAEM
     from nlmegen.model.catalogue import list_models, load_model
-    from nlmegen.model.endpoints import Additive, Combined, LogNormal, Proportional
+    from nlmegen.model.correlation import Correlation
+    from nlmegen.model.discrete import Bernoulli, NegativeBinomial, Ordered, Poisson
+    from nlmegen.model.effects import allometric, boxcox, centred, logit_normal, tlike
+    from nlmegen.model.endpoints import Additive, Combined, LogNormal, Predicted, Proportional
     from nlmegen.model.neural import Neural
     from nlmegen.model.page import Model
     from nlmegen.model.parameters import Omega, Theta
     from nlmegen.model.problem import Problem
+    from nlmegen.model.residuals import BoxCox, Power, StudentT
     from nlmegen.report.html import report
     from nlmegen.resample.bootstrap import bootstrap
     from nlmegen.resample.profile import profile
@@ -56,7 +60,11 @@ __version__ = "0.1.0"
 _PLACES = {
     "nlmegen.model.page": ("Model",),
     "nlmegen.model.parameters": ("Theta", "Omega"),
-    "nlmegen.model.endpoints": ("Additive", "Proportional", "Combined", "LogNormal"),
+    "nlmegen.model.endpoints": ("Additive", "Proportional", "Combined", "LogNormal", "Predicted"),
+    "nlmegen.model.residuals": ("Power", "BoxCox", "StudentT"),
+    "nlmegen.model.discrete": ("Poisson", "NegativeBinomial", "Bernoulli", "Ordered"),
+    "nlmegen.model.correlation": ("Correlation",),
+    "nlmegen.model.effects": ("allometric", "boxcox", "centred", "logit_normal", "tlike"),
     "nlmegen.structure.closed": ("OneCompartment", "TwoCompartment", "ThreeCompartment"),
     "nlmegen.structure.dose": ("Dose",),
     "nlmegen.structure.solver": ("Solver",),
@@ -65,7 +73,6 @@ _PLACES = {
     "nlmegen.model.catalogue": ("load_model", "list_models"),
     "nlmegen.data.population": ("Population",),
     "nlmegen.data.nonmem": ("read_nonmem", "write_nonmem"),
-    "nlmegen.data.check": ("check_table",),
     "nlmegen.data.catalogue": ("load_data", "list_data"),
     "nlmegen.fit": ("fit", "Fit", "compare", "likelihood_ratio"),
     "nlmegen.inference.foce": ("FO", "FOCE", "FOCEI"),
@@ -78,6 +85,7 @@ _PLACES = {
     "nlmegen.simulate.cohort": ("Cohort",),
     "nlmegen.simulate.trial": ("simulate",),
     "nlmegen.check.residuals": ("residuals",),
+    "nlmegen.check.table.report": ("check_table",),
     "nlmegen.check.vpc": ("vpc",),
     "nlmegen.exchange": ("read_nonmem_run",),
     "nlmegen.resample.bootstrap": ("bootstrap",),
@@ -97,8 +105,11 @@ __all__ = [
     "FOCEI",
     "SAEM",
     "Additive",
+    "Bernoulli",
+    "BoxCox",
     "Cohort",
     "Combined",
+    "Correlation",
     "DataError",
     "Dose",
     "Fit",
@@ -108,20 +119,29 @@ __all__ = [
     "LogNormal",
     "Model",
     "ModelError",
+    "NegativeBinomial",
     "Neural",
     "Omega",
     "OneCompartment",
+    "Ordered",
+    "Poisson",
     "Population",
+    "Power",
+    "Predicted",
     "Problem",
     "Proportional",
     "Regimen",
     "Solver",
     "Status",
+    "StudentT",
     "Theta",
     "ThreeCompartment",
     "TwoCompartment",
     "__version__",
+    "allometric",
     "bootstrap",
+    "boxcox",
+    "centred",
     "check_table",
     "compare",
     "fit",
@@ -131,6 +151,7 @@ __all__ = [
     "load_data",
     "load_fit",
     "load_model",
+    "logit_normal",
     "profile",
     "quadrature",
     "read_nonmem",
@@ -140,6 +161,7 @@ __all__ = [
     "save_fit",
     "simulate",
     "sir",
+    "tlike",
     "vpc",
     "write_nonmem",
 ]

@@ -333,6 +333,43 @@ def test_simulate_from_a_page_with_covariates(here: Path) -> None:
     assert "WT" in pd.read_csv("babies.csv").columns
 
 
+LASTING = """
+import nlmegen as nl
+from torch import exp
+
+class Lasting(nl.Model):
+    tvcl = nl.Theta(1.0, lower=0)
+    iiv = nl.Omega(cl=0.1)
+    iov = nl.Omega(cl=0.1, level="occ")
+    cp = nl.Proportional(0.1)
+    structure = nl.OneCompartment()
+
+    def individual(self, theta, eta, cov, kappa):
+        return dict(cl=theta.tvcl * exp(eta.cl + kappa.cl), v=10.0, d=2.0)
+
+    def dosing(self, p):
+        return dict(central=nl.Dose(duration=p.d))
+
+    def observe(self, t, a, p):
+        return dict(cp=a.central / p.v)
+"""
+
+
+def test_what_a_cohort_leaves_unused_of_a_page_is_said(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "page.py").write_text(LASTING)
+    command = ("simulate", "page.py", "--n", "2", "--times", "1, 13", "--force", "--out", "x.csv")
+    assert main((*command, "--regimen", "100 every 12 x 2")) == 0
+    duration, occasions = capsys.readouterr().err.splitlines()
+    assert duration.startswith("note: the page gives a duration for doses into central")
+    assert 'write "100 over duration every 12 x 2"' in duration
+    assert occasions.startswith("note: the page has random effects between occasions (cl)")
+    assert "--occasions" in occasions
+    assert main((*command, "--regimen", "100 over duration every 12 x 2", "--occasions", "dose")) == 0
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -424,6 +461,36 @@ def test_check_says_how_a_table_is_understood(here: Path, capsys: pytest.Capture
     (here / "bad.csv").write_text("ID,TIME,DV\n1,0,x\n")
     assert main(("check", "bad.csv")) == 2
     assert "row 2, column DV" in capsys.readouterr().err
+
+
+def test_check_draws_a_figure(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(("check", "theophylline", "--figure", "table.png")) == 0
+    said = capsys.readouterr().out
+    assert "times 0 to 24.65 h" in said
+    assert "written: table.png" in said
+    assert (here / "table.png").read_bytes().startswith(b"\x89PNG")
+    assert main(("check", "theophylline", "--figure", "table.png")) == 2
+    assert "--figure table.png exists" in capsys.readouterr().err
+    assert main(("check", "theophylline", "--figure", "table.png", "--force")) == 0
+    assert main(("check", "theophylline", "--figure", "table.pdf")) == 2
+    assert "ends in .png" in capsys.readouterr().err
+
+
+def test_a_cohort_with_occasions_and_a_limit(here: Path) -> None:
+    command = (
+        "simulate",
+        "theophylline",
+        "--n",
+        "5",
+        "--regimen",
+        "320 every 24 ss x 2",
+        "--times",
+        "0:48:6",
+    )
+    assert main((*command, "--occasions", "dose", "--lloq", "3", "--out", "cohort.csv")) == 0
+    table = pd.read_csv("cohort.csv", na_values=".")
+    assert {"SS", "II", "OCC", "LLOQ", "CENS"} <= set(table.columns)
+    assert sorted(table["OCC"].unique()) == [1, 2]
 
 
 def test_list_names_models_and_data(capsys: pytest.CaptureFixture[str]) -> None:

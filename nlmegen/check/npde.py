@@ -17,6 +17,14 @@ root, which treats all alike: NONMEM's NPDE and EWRES take the latter unless WRE
 
 are Monolix's population weighted residuals (https://monolixsuite.slp-software.com/monolix/2024R1/scatter-plot-of-residuals)
 and NONMEM's EWRES: mean 0 and covariance I under the true model, but not normal where the model is not linear.
+
+Of a value below (above) a limit of quantification its probability alone is known. It is drawn anew from the simulated
+values of that record beyond the limit, which makes its pde uniform on (0, P(below)); so are simulated values beyond the
+limit, so that observed and simulated records are treated alike (Nguyen, Comets & Mentre 2012,
+doi:10.1007/s10928-012-9264-2). Counts and categories are whole numbers: a uniform number in (0, 1) is added to observed
+and simulated ones, and pde is then that of the randomised quantile residual (Dunn & Smyth 1996,
+doi:10.1080/10618600.1996.10474708). Their scores are reproducible (`seed`), but hold a part of chance. pwres is missing
+for both.
 """
 
 from __future__ import annotations
@@ -33,7 +41,10 @@ from torch import Tensor
 
 from nlmegen.check.records import observations
 from nlmegen.errors import DataError, FitError
+from nlmegen.model import drawn
+from nlmegen.model.discrete import Discrete
 from nlmegen.simulate.draws import draw_eta, generator, whole
+from nlmegen.simulate.limits import complete
 
 if TYPE_CHECKING:
     from nlmegen.fit import Fit
@@ -58,7 +69,7 @@ class Npde:
     """Prediction distribution errors of a fit.
 
     Attributes:
-        npde: [N, T] decorrelated, missing where padded.
+        npde: [N, T] decorrelated, missing where padded; see the module for censored values, counts and categories.
         npd: [N, T] not decorrelated.
         epred: [N, T] mean of the simulated observations, on the scale of DV (NONMEM's EPRED).
         pwres: [N, T] population weighted residuals.
@@ -138,8 +149,9 @@ def npde(
     draws = whole("draws", draws, 2)
     if root not in ("cholesky", "symmetric"):
         raise DataError(f'root: expected "cholesky" or "symmetric", got {root!r}')
-    problem, values = fit.problem, fit.values
-    mask = problem.observed
+    problem, values = complete(fit.problem), fit.values
+    cens, mask = fit.population.cens, problem.observed
+    smooth = _smooth(problem) & (cens == 0)
     count = mask.sum(-1)
     short = 2 * count + 2 > draws
     lost = short & (count > _LONGEST)
@@ -148,7 +160,7 @@ def npde(
 
     def fill(i: int, seen: Tensor, y: Tensor, sims: Tensor) -> None:
         whitened = decorrelate(y, sims, "symmetric")
-        weighted[i, seen] = whitened[0]
+        weighted[i, seen] = torch.where(smooth[i, seen], whitened[0], torch.nan)
         decorrelated[i, seen] = normal_score(
             *(whitened if root == "symmetric" else decorrelate(y, sims, "cholesky"))
         )
@@ -158,20 +170,28 @@ def npde(
         index = torch.arange(start, min(start + size, len(mask)))
         part = problem.select(index)
         simulated = _simulate(part, values, draws, generator(seed, "npde", block))
-        expected[index] = torch.where(mask[index], part.natural(simulated).mean(0), torch.nan)
+        natural = part.natural(simulated, values, drawn=True)
+        expected[index] = torch.where(mask[index], natural.mean(0), torch.nan)
+        observed, simulated = _completed(
+            part, cens[index], natural, simulated, generator(seed, "npde, imputed", block)
+        )
         for k, i in enumerate(index.tolist()):
             seen = mask[i]
             if not bool(seen.any()):
                 continue
-            y, sims = part.y[k, seen], simulated[:, k, seen]
+            y, sims = observed[k, seen], simulated[:, k, seen]
             raw[i, seen] = normal_score(y, sims)
             if not short[i]:
                 fill(i, seen, y, sims)
     for i in torch.nonzero(short & ~lost).flatten().tolist():
         part, seen = problem.select(torch.tensor([i])), mask[i]
         source = generator(seed, "npde of a long record", i)
-        sims = _simulate(part, values, _EACH * int(count[i]), source)[:, 0, seen]
-        fill(i, seen, part.y[0, seen], sims)
+        simulated = _simulate(part, values, _EACH * int(count[i]), source)
+        natural = part.natural(simulated, values, drawn=True)
+        observed, simulated = _completed(
+            part, cens[i : i + 1], natural, simulated, generator(seed, "npde of a long record, imputed", i)
+        )
+        fill(i, seen, observed[0, seen], simulated[:, 0, seen])
     notes: tuple[str, ...] = ()
     if bool(lost.any()):
         who = ", ".join(fit.population.ids[i] for i in torch.nonzero(lost).flatten().tolist()[:5])
@@ -223,6 +243,50 @@ def _simulate(problem: Problem, values: Values, draws: int, source: torch.Genera
     n = problem.n_subjects
     with torch.no_grad():
         eta = draw_eta(values.factor, draws * n, source).reshape(draws, n, -1)
-        f = problem.predict(eta, values).f
-        noise = torch.randn(f.shape, dtype=f.dtype, generator=source)
-        return f + problem.variance(f, values)[0].sqrt() * noise
+        rows = problem.predict(eta, values).f
+        f = rows[..., : problem.time.shape[-1]]
+        sd = problem.variance(f, values)[0].sqrt()
+        if not problem.plain:
+            return drawn.observations(problem, rows, sd, values, source)
+        return f + sd * torch.randn(f.shape, dtype=f.dtype, generator=source)
+
+
+def _smooth(problem: Problem) -> Tensor:
+    """[N, T] whether an observation is neither a count nor a category."""
+    out = problem.observed.clone()
+    for _, endpoint, mask in problem.by_endpoint:
+        if isinstance(endpoint, Discrete):
+            out &= ~mask
+    return out
+
+
+def _completed(
+    problem: Problem, cens: Tensor, natural: Tensor, simulated: Tensor, source: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Observed [N, T] and simulated [K, N, T] values, those beyond a limit drawn anew, whole numbers made continuous.
+
+    Args:
+        problem: Of these subjects.
+        cens: [N, T] of the observed values.
+        natural: [K, N, T] simulated values on the scale of the table.
+        simulated: The same on the scale of the residual model.
+        source: Generator of what is drawn.
+    """
+    observed = problem.y
+    whole = problem.observed & ~_smooth(problem)
+    if bool(whole.any()):
+        shift = torch.rand((len(simulated) + 1, *observed.shape), dtype=observed.dtype, generator=source)
+        observed = torch.where(whole, observed + shift[0], observed)
+        simulated = torch.where(whole, simulated + shift[1:], simulated)
+    flags = problem.censored(natural)[1]
+    if not bool((flags != 0).any()):
+        return observed, simulated
+    both, flag = torch.cat([observed[None], simulated]), torch.cat([cens[None], flags])
+    for i, t in torch.nonzero((flag != 0).any(0)).tolist():
+        for sign in (1, -1):
+            pool = simulated[flags[:, i, t] == sign, i, t]
+            here = flag[:, i, t] == sign
+            if len(pool) and bool(here.any()):
+                drawn_anew = torch.randint(len(pool), (int(here.sum()),), generator=source)
+                both[here, i, t] = pool[drawn_anew]
+    return both[0], both[1:]

@@ -24,6 +24,7 @@ NONMEM's columns (https://nmhelp.tingjieguo.com/$table.htm):
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,12 +34,17 @@ import torch
 from torch import Tensor
 
 from nlmegen.check.npde import npde
+from nlmegen.check.quantiles import randomised
 from nlmegen.check.records import on_records
 from nlmegen.errors import FitError
-from nlmegen.simulate.draws import whole
+from nlmegen.model.discrete import Discrete
+from nlmegen.simulate.draws import generator, whole
+from nlmegen.simulate.limits import complete
 
 if TYPE_CHECKING:
     from nlmegen.fit import Fit
+    from nlmegen.model.parameters import Values
+    from nlmegen.model.problem import Problem
 
 COLUMNS = ("pred", "ipred", "epred", "res", "wres", "iwres", "cwres", "pwres", "npde")
 """The columns that `residuals` adds to a table."""
@@ -62,7 +68,11 @@ def residuals(fit: Fit, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
     | `pwres` | V^(-1/2) (y - m), mean and covariance of simulated observations: Monolix's PWRES, NONMEM's EWRES |
     | `npde` | normalised prediction distribution errors, by simulation (`check.npde`) |
 
-    y and f are on the scale of the residual model: for a log-normal endpoint that is the logarithm.
+    y and f are on the scale of the residual model: for a log-normal endpoint that is the logarithm. Residuals that the
+    page scales (`Predicted`) or correlates have that covariance in R. A value below or above a limit of
+    quantification has no residual but npde, and is no part of wres and cwres of its record. Of a count or category
+    `iwres` is the randomised quantile residual at the EBE (`check.quantiles`), `pred` the mean, and res, wres, cwres
+    and pwres are missing; Student's t residuals have no wres and cwres.
 
     Args:
         fit: A `Fit`.
@@ -84,31 +94,49 @@ def residuals(fit: Fit, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
         (144, 132)
     """
     problem, values = fit.problem, fit.values
+    full = complete(problem)
     with torch.no_grad():
         y = problem.y
         mode = fit.ebe
-        at_zero = problem.predict(torch.zeros_like(mode), values, order=1)
-        at_mode = problem.predict(mode, values, order=1)
+        at_zero = full.predict(torch.zeros_like(mode), values, order=1)
+        at_mode = full.predict(mode, values, order=1)
         assert at_zero.jac is not None
         assert at_mode.jac is not None
-        if not bool(torch.isfinite(at_zero.f[problem.observed]).all()):
+        if not bool(torch.isfinite(at_zero.f[..., : y.shape[-1]][problem.observed]).all()):
             raise FitError(
                 "the prediction at eta = 0 is not finite: the fitted theta are unusable; start elsewhere"
             )
-        variance_zero = problem.variance(at_zero.f, values)[0].expand(y.shape)
-        variance_mode = problem.variance(at_mode.f, values)[0].expand(y.shape)
+        times = y.shape[-1]
+        f_zero, f_mode, jac_zero, jac_mode = (
+            x[..., :times] for x in (at_zero.f, at_mode.f, at_zero.jac, at_mode.jac)
+        )
+        variance_zero, variance_mode = (
+            full.variance(f, values)[0].expand(y.shape) * _size(full, rows)
+            for f, rows in ((f_zero, at_zero.f), (f_mode, at_mode.f))
+        )
         interaction = fit.ofv_source not in ("fo", "foce")
         omega = values.omega
-        mean_mode = at_mode.f - torch.einsum("qnt,nq->nt", at_mode.jac, mode)
+        mean_mode = f_mode - torch.einsum("qnt,nq->nt", jac_mode, mode)
+        measured = _measured(problem)
+        used = problem.gaussian & measured
+        source = generator(seed, "randomised quantile residuals")
+
+        def weighted(residual: Tensor, jac: Tensor, variance: Tensor) -> Tensor:
+            # What has no residual stands apart as padding does: residual 0, variance 1, no random effects.
+            between = _between(problem, values, variance, used)
+            residual, jac = torch.where(used, residual, 0.0), torch.where(used, jac, 0.0)
+            white = whiten(residual, jac, omega, torch.where(used, variance, 1.0), between)
+            return torch.where(used, white, torch.nan)
+
         shown: dict[str, Tensor | npt.NDArray[np.float64]] = {
-            "pred": problem.natural(at_zero.f),
-            "ipred": problem.natural(at_mode.f),
-            "res": y - at_zero.f,
-            "wres": whiten(y - at_zero.f, at_zero.jac, omega, variance_zero),
-            "iwres": (y - at_mode.f) / variance_mode.sqrt(),
-            "cwres": whiten(
-                y - mean_mode, at_mode.jac, omega, variance_mode if interaction else variance_zero
+            "pred": full.natural(at_zero.f, values),
+            "ipred": full.natural(at_mode.f, values),
+            "res": torch.where(measured, y - f_zero, torch.nan),
+            "wres": weighted(y - f_zero, jac_zero, variance_zero),
+            "iwres": torch.where(
+                measured, (y - f_mode) / variance_mode.sqrt(), randomised(problem, f_mode, values, source)
             ),
+            "cwres": weighted(y - mean_mode, jac_mode, variance_mode if interaction else variance_zero),
         }
     table = fit.population.to_table()
     table.attrs = {"time_unit": fit.population.time_unit, "dv_unit": fit.population.dv_unit}
@@ -121,14 +149,51 @@ def residuals(fit: Fit, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
     return table
 
 
-def whiten(residual: Tensor, jac: Tensor, omega: Tensor, variance: Tensor) -> Tensor:
-    """Return `(J Omega J' + diag(R))^(-1/2) r`, the symmetric root.
+def _measured(problem: Problem) -> Tensor:
+    """[N, T] whether an observation has a residual: it is a measured value, and no count or category."""
+    out = problem.observed.clone()
+    if problem.limits is not None:
+        out &= ~problem.limits.censored
+    for _, endpoint, mask in problem.by_endpoint:
+        if isinstance(endpoint, Discrete):
+            out &= ~mask
+    return out
+
+
+def _size(problem: Problem, rows: Tensor) -> Tensor:
+    """[N, T] what a page that scales its residuals multiplies their variances by."""
+    times = problem.time.shape[-1]
+    return torch.exp(2 * rows[..., times:]) if problem.scaled else torch.ones_like(rows)
+
+
+def _between(
+    problem: Problem, values: Values, variance: Tensor, used: Tensor
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Covariances of residuals that are correlated: places of the two, [N, pair], and the covariance."""
+    found = []
+    for pairs in problem.residual_pairs:
+        there = pairs.there & used.gather(-1, pairs.first) & used.gather(-1, pairs.second)
+        sd = variance.sqrt()
+        covariance = values.sigma[pairs.name] * sd.gather(-1, pairs.first) * sd.gather(-1, pairs.second)
+        found.append((pairs.first, pairs.second, torch.where(there, covariance, 0.0)))
+    return found
+
+
+def whiten(
+    residual: Tensor,
+    jac: Tensor,
+    omega: Tensor,
+    variance: Tensor,
+    between: Sequence[tuple[Tensor, Tensor, Tensor]] = (),
+) -> Tensor:
+    """Return `(J Omega J' + R)^(-1/2) r`, the symmetric root.
 
     Args:
         residual: r [N, T], 0 where padded.
         jac: J [q, N, T], 0 where padded.
         omega: [q, q].
-        variance: R [N, T], 1 where padded, so that padding stays apart and 0.
+        variance: Diagonal of R [N, T], 1 where padded, so that padding stays apart and 0.
+        between: What is off the diagonal of R: two places and the covariance there, each [N, pair], 0 for no pair.
 
     Returns:
         [N, T]; a subject whose covariance is not finite or not positive definite gives NaN.
@@ -140,6 +205,10 @@ def whiten(residual: Tensor, jac: Tensor, omega: Tensor, variance: Tensor) -> Te
         part = slice(start, start + size)
         j = jac[:, part].movedim(0, -1)
         cov = j @ omega @ j.mT + torch.diag_embed(variance[part])
+        for first, second, value in between:
+            i = torch.arange(len(cov))[:, None].expand(-1, first.shape[-1])
+            cov.index_put_((i, first[part], second[part]), value[part], accumulate=True)
+            cov.index_put_((i, second[part], first[part]), value[part], accumulate=True)
         usable = torch.isfinite(cov).all(-1).all(-1)
         cov = torch.where(usable[:, None, None], cov, torch.eye(t, dtype=cov.dtype))
         value, vector = torch.linalg.eigh(cov)

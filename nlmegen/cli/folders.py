@@ -6,13 +6,13 @@ They need the fitted page and therefore run DIR/model.py, after checking its has
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import sys
-from collections.abc import Callable
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nlmegen.cli.inputs import read_population
+from nlmegen.cli.outputs import check_output, put
 from nlmegen.cli.settings import UsageError
 
 if TYPE_CHECKING:
@@ -114,8 +114,8 @@ def posterior(args: argparse.Namespace) -> int:
         table.to_csv(sys.stdout, index=False)
     else:
         out = Path(args.out)
-        _check_output(out, args.force, (".csv",))
-        _put(out, lambda path: table.to_csv(path, index=False))
+        check_output(out, args.force, (".csv",))
+        put(out, lambda path: table.to_csv(path, index=False))
         print(f"written: {out} ({len(table)} patients)")
     return 0
 
@@ -123,36 +123,59 @@ def posterior(args: argparse.Namespace) -> int:
 def simulate(args: argparse.Namespace) -> int:
     """Draw a cohort from a fit, or from the values on a page, and write it in NONMEM columns."""
     out = Path(args.out)
-    _check_output(out, args.force, (".csv", ".parquet"))
+    check_output(out, args.force, (".csv", ".parquet"))
     for option in ("regimen", "times"):
         if getattr(args, option) is None:
             example = {"regimen": "100 every 24 x 7", "times": "0:168:2"}[option]
             raise UsageError(f'simulate needs --{option}, for example --{option} "{example}"')
 
+    from nlmegen.data.columns import DataWarning
     from nlmegen.simulate.cohort import Cohort
     from nlmegen.simulate.trial import simulate as draw
 
     covariates = read_population(args.covariates) if args.covariates is not None else None
-    cohort = Cohort(args.n, args.regimen, times=args.times, covariates=covariates)
-    table = draw(_model(args.source), cohort, seed=args.seed)
-    _put(out, lambda path: _write(table, path))
+    cohort = Cohort(
+        args.n,
+        args.regimen,
+        times=args.times,
+        covariates=covariates,
+        occasions=args.occasions,
+        lloq=args.lloq,
+    )
+    model = _model(args.source)
+    with warnings.catch_warnings(record=True, action="always", category=DataWarning) as found:
+        table = draw(model, cohort, seed=args.seed)
+    for one in found:
+        if not issubclass(one.category, DataWarning):
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+            continue
+        print(f"note: {one.message}", file=sys.stderr)
+    put(out, lambda path: _write(table, path))
     print(f"written: {out} ({args.n} virtual patients, {len(table)} records)")
     return 0
 
 
 def vpc(args: argparse.Namespace) -> int:
-    """Write DIR/vpc.csv and DIR/figures/vpc.png."""
+    """Write DIR/vpc.csv, DIR/vpc-shares.csv where values are censored or categories, and DIR/figures/vpc.png."""
     folder = Path(args.dir)
     fit = _load(folder)
     from nlmegen.check.vpc import vpc as check
     from nlmegen.plots.style import png
 
-    result = check(fit, draws=args.draws, stratify=args.stratify)
-    _put(folder / "vpc.csv", lambda path: result.table.to_csv(path, index=False))
+    result = check(
+        fit, draws=args.draws, stratify=args.stratify, prediction_corrected=args.prediction_corrected
+    )
+    written = [folder / "vpc.csv"]
+    put(written[0], lambda path: result.table.to_csv(path, index=False))
+    if len(result.shares):
+        written.append(folder / "vpc-shares.csv")
+        put(written[1], lambda path: result.shares.to_csv(path, index=False))
+    else:
+        (folder / "vpc-shares.csv").unlink(missing_ok=True)  # of an earlier check
     figure = folder / "figures" / "vpc.png"
     figure.parent.mkdir(exist_ok=True)
     figure.write_bytes(png(result.plot()))
-    print(f"written: {folder / 'vpc.csv'}, {figure}")
+    print(f"written: {', '.join(str(path) for path in (*written, figure))}")
     return 0
 
 
@@ -169,30 +192,6 @@ def _model(source: str) -> Model:
     from nlmegen.model.catalogue import load_model
 
     return load_model(source)
-
-
-def _check_output(out: Path, force: bool, kinds: tuple[str, ...]) -> None:
-    """Refuse, before any work, a file that could not be written or that would destroy another."""
-    if out.suffix not in kinds:
-        raise UsageError(f"--out {out}: expected a name that ends in {' or '.join(kinds)}")
-    if out.exists() and not force:
-        raise UsageError(f"--out {out} exists; choose another name, or replace it with --force")
-    if out.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise UsageError(
-            f"--out {out}: parquet needs pyarrow; pip install 'nlmegen[parquet]', or write a .csv"
-        )
-    if not out.parent.is_dir():
-        raise UsageError(f"--out {out}: there is no directory {out.parent}; make it first")
-
-
-def _put(out: Path, write: Callable[[Path], None]) -> None:
-    """Write beside `out` and move it there when it is whole."""
-    part = out.with_name(f".part-{out.name}")
-    try:
-        write(part)
-        part.replace(out)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _write(table: pd.DataFrame, out: Path) -> None:

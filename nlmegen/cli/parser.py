@@ -73,6 +73,9 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("dir", metavar="DIR", help=DIR)
     sub.add_argument("--draws", type=_positive, default=1000, metavar="N", help="simulated replicates (1000)")
     sub.add_argument("--stratify", metavar="COL", help="a column of the data: one panel for each value")
+    sub.add_argument(
+        "--prediction-corrected", action="store_true", help="bring values to their bin's typical prediction"
+    )
 
     _bootstrap(
         command("bootstrap", "resample", "bootstrap", "estimate again on data drawn again; goes on if killed")
@@ -82,6 +85,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     sub = command("check", "catalogue", "check", "say how a table is understood and what looks odd")
     sub.add_argument("data", metavar="DATA", help=DATA)
+    sub.add_argument("--figure", metavar="FILE", help="draw it too: table.png")
+    sub.add_argument("--force", action="store_true", help="replace FILE when it exists")
 
     command("list", "catalogue", "show", "list the models and data sets of the catalogue")
 
@@ -139,10 +144,16 @@ def _simulate(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("source", metavar="DIR|MODEL", help=f"{DIR}; or {MODEL}")
     sub.add_argument("--n", type=_positive, default=100, metavar="N", help="number of patients (100)")
     sub.add_argument(
-        "--regimen", metavar="TEXT", help='doses, as "100 every 24 x 7" or "5/kg over 1 into central"'
+        "--regimen",
+        metavar="TEXT",
+        help='doses, as "100 every 24 x 7", "5/kg over 1 into central", "100 over duration every 12 ss"',
     )
     sub.add_argument("--times", metavar="TEXT", help='sampling times, as "0:168:2" or "0.5, 1, 2"')
     sub.add_argument("--covariates", metavar="DATA", help=f"draw covariates from the subjects of {DATA}")
+    sub.add_argument(
+        "--occasions", metavar="TEXT", help='occasions: "dose", their length, or "0, 24, 48" where they begin'
+    )
+    sub.add_argument("--lloq", type=float, metavar="LIMIT", help="values below it are censored (cens 1)")
     sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed (0)")
     sub.add_argument("--out", required=True, metavar="FILE", help="cohort.csv or cohort.parquet")
     sub.add_argument("--force", action="store_true", help="replace FILE when it exists")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from nlmegen.errors import DataError, nearest
 
 if TYPE_CHECKING:
+    from nlmegen.data.filling import Missing
     from nlmegen.data.population import Population
 
 _UNIT_ROW = re.compile(r"\|\s*(?P<name>TIME|AMT|DV)\s*\|\s*(?P<unit>[^|]*?)\s*\|")
@@ -48,18 +49,19 @@ def list_data() -> list[Entry]:
     """Return the data sets of the catalogue, by name.
 
     Example:
-        >>> [entry.name for entry in list_data()]
-        ['cefamandole', 'indomethacin', 'phenobarbital', 'remifentanil', 'theophylline']
+        >>> [entry.name for entry in list_data()][:4]
+        ['cefamandole', 'indomethacin', 'phenobarbital', 'quinidine']
     """
     folders = [path.parent for path in _root().glob("*/data.csv") if (path.parent / "README.md").is_file()]
     return [Entry(folder.name, _title(folder), folder / "data.csv") for folder in sorted(folders)]
 
 
-def load_data(name: str) -> Population:
+def load_data(name: str, *, missing: Missing | None = None) -> Population:
     """Load a data set of the catalogue; its README (`list_data()`) gives source, licence, columns and units.
 
     Args:
         name: Its name; see `list_data`. Tables of your own are read with `read_nonmem`.
+        missing: How missing covariates are filled in, as in `read_nonmem`.
 
     Raises:
         DataError: an unknown name.
@@ -78,6 +80,7 @@ def load_data(name: str) -> Population:
     units = entry.units
     return read_nonmem(
         entry.path,
+        missing=missing,
         time_unit=units.get("TIME", ""),
         amount_unit=units.get("AMT", ""),
         dv_unit=units.get("DV", ""),

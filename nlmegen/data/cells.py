@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from nlmegen.data.clock import elapsed
 from nlmegen.data.columns import (
     NOT_A_NUMBER,
     REQUIRED,
@@ -27,6 +28,7 @@ from nlmegen.data.columns import (
     quote,
     remedy,
 )
+from nlmegen.data.limittext import limits_from_text
 from nlmegen.errors import DataError
 
 _MISSING = frozenset(("", "."))
@@ -54,8 +56,11 @@ def raw_from_frame(frame: pd.DataFrame) -> Raw:
 def typed(raw: Raw) -> Table:
     """Read the cells: a column of whole numbers becomes int64, of numbers float64, any other text.
 
-    Logical values (TRUE, FALSE) become 1 and 0. A column that mixes numbers with text stays text, with a warning,
-    unless it is reserved: then `Table.numbers` raises where it is used.
+    Clock times and dates become elapsed hours (`nlmegen.data.clock`), texts such as "<0.5" in DV a limit and a flag
+    (`nlmegen.data.limittext`).
+
+    Logical values (TRUE, FALSE; T, F where both occur) become 1 and 0. A column that mixes numbers with text stays
+    text, with a warning, unless it is reserved: then `Table.numbers` raises where it is used.
 
     Raises:
         DataError: a missing required column, NaN or an infinity written as text, a missing id.
@@ -69,7 +74,7 @@ def typed(raw: Raw) -> Table:
             )
     warnings: list[str] = []
     frame = {name: _typed_column(raw, name, warnings) for name in raw.cells}
-    return Table(pd.DataFrame(frame, copy=False), raw.shown, raw.line, warnings)
+    return limits_from_text(elapsed(Table(pd.DataFrame(frame, copy=False), raw.shown, raw.line, warnings)))
 
 
 def _typed_column(raw: Raw, name: str, warnings: list[str]) -> NDArray[Any]:
@@ -115,7 +120,9 @@ def _typed_column(raw: Raw, name: str, warnings: list[str]) -> NDArray[Any]:
 
 def _text_column(raw: Raw, name: str, cells: list[str], warnings: list[str]) -> NDArray[Any]:
     filled = [cell for cell in cells if cell not in _MISSING]
-    if all(cell.lower() in ("true", "false", "t", "f") for cell in filled) and len(filled) == len(cells):
+    words = {cell.lower() for cell in filled}
+    # all F may well be all female: single letters are logical values where both occur
+    if (words <= {"true", "false"} or words == {"t", "f"}) and len(filled) == len(cells):
         return np.array([int(cell.lower()[0] == "t") for cell in cells], dtype=np.int64)
     text = np.array([np.nan if cell in _MISSING else cell for cell in cells], dtype=object)
     if is_reserved(name):

@@ -16,43 +16,31 @@ from numpy.typing import NDArray
 from nlmegen.errors import DataError
 
 REQUIRED = ("id", "time", "dv")
-NUMERIC = ("time", "dv", "amt", "evid", "mdv", "rate", "ii", "addl")
-LABELS = ("cmt", "dvid")
+NUMERIC = ("time", "dv", "amt", "evid", "mdv", "rate", "ii", "addl", "ss")
+LABELS = ("cmt", "dvid", "occ", "l2")
+FLAGS = ("cens", "blq", "bql")  # three names of one thing: 1 below a limit; only cens has -1, above one
+LIMITS = ("lloq", "uloq", "limit")
+DATES = {"date": "mdy", "dat1": "dmy", "dat2": "ymd", "dat3": "ydm"}
+"""Columns of dates, and the order of month, day and year in them (NM-TRAN's)."""
+CLOCK = "clock"
+"""Where a table keeps date and time as they were written, once TIME holds elapsed hours."""
 RESULTS = frozenset(
     ("pred", "ipred", "epred", "res", "ires", "iwres", "wres", "cwres", "pwres", "npd", "npde", "ofvi", "tad")
 )  # what a fit appends to a table: kept when such a table is read again, but never a covariate
 TRUTHS = (
     "eta_",
+    "kappa_",
     "true_",
 )  # what a simulation or a fit knows of a patient: an encoder that read it would cheat
 
 UNSUPPORTED: dict[str, str] = {
-    "ss": "steady state is not supported yet: write the earlier doses out (ADDL and II, starting far enough back)",
-    "lag": "lag times are not supported yet: move the dose's TIME",
-    "alag": "lag times are not supported yet: move the dose's TIME",
-    "occ": "occasions (inter-occasion variability) are not supported yet: leave the column out",
-    "cens": "censored observations are not supported yet: leave them out (ignore=['cens != 0']) or set MDV=1",
-    "blq": "censored observations are not supported yet: leave them out (ignore=['blq != 0']) or set MDV=1",
-    "bql": "censored observations are not supported yet: leave them out (ignore=['bql != 0']) or set MDV=1",
-    "lloq": "a limit of quantification is not supported yet: leave the column out and set MDV=1 below the limit",
-    "limit": "censoring limits are not supported yet: leave the column out and set MDV=1 on censored records",
-    "date": "calendar dates are not supported: put the elapsed time since the first record into TIME",
     "cont": "continued records are not supported: write one record a line",
     "pcmt": "PCMT is not supported: name the endpoint of an observation with DVID",
     "call": "CALL is not supported: leave the column out",
 }
 """Reserved columns whose use (a value other than 0 or missing) asks for something that is not there yet."""
 
-_LOOKALIKES = (
-    (re.compile(r"l2"), "the flag of correlated observations"),
-    (re.compile(r"f\d+"), "bioavailability"),
-    (re.compile(r"d\d+|tinf"), "the duration of an infusion"),
-    (re.compile(r"r\d+"), "the rate of an infusion"),
-    (re.compile(r"s\d+"), "the scale of a compartment"),
-    (re.compile(r"tlag"), "a lag time"),
-)  # names that say something about doses or observations to other programs, and nothing here
-
-_ALIASES = {"dat1": "date", "dat2": "date", "dat3": "date"}
+_STAMP = re.compile(r"(\d{4}[-/]\d{1,2}[-/]\d{1,2})[T ]+(\d{1,2}:\d{2}(?::\d{2})?)\S*")
 NOT_A_NUMBER = re.compile(r"[+-]?(nan|inf|infinity)|#?n/?a!?|null|none|missing|#.*!|#num", re.IGNORECASE)
 
 Floats = NDArray[np.float64]
@@ -66,27 +54,14 @@ class DataWarning(UserWarning):
     """A table was read, but something in it deserves a look; the texts are kept in `Population.warnings`."""
 
 
-def unsupported_kind(name: str) -> str | None:
-    """Return the key of `UNSUPPORTED` that governs the column `name` (lower case), or None."""
-    if name in UNSUPPORTED:
-        return name
-    if re.fullmatch(r"a?lag\d+", name):
-        return "alag"
-    return _ALIASES.get(name)
-
-
-def lookalike(name: str) -> str | None:
-    """Return what the column `name` (lower case) means to other programs although it is a covariate here, or None."""
-    return next((meaning for pattern, meaning in _LOOKALIKES if pattern.fullmatch(name)), None)
-
-
 def is_reserved(name: str) -> bool:
     """Say whether a column (lower case) has a meaning of its own and so is never a covariate."""
     return (
-        name in ("id", *NUMERIC, *LABELS)
+        name in ("id", *NUMERIC, *LABELS, *FLAGS, *LIMITS, CLOCK)
+        or name in DATES
         or name in RESULTS
         or name.startswith(TRUTHS)
-        or unsupported_kind(name) is not None
+        or name in UNSUPPORTED
     )
 
 
@@ -170,6 +145,24 @@ class Table:
         return np.array([float(v) if isinstance(v, str) else np.nan for v in values], dtype=np.float64)
 
 
+def check(table: Table, column: str, wrong: Bools, message: str, values: Floats | None = None) -> None:
+    """Raise for the first record where `wrong`; `{}` in the message is the value there.
+
+    Raises:
+        DataError: some record is wrong.
+    """
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise table.error(
+            message if values is None else message.format(number_text(values[row])), row, column
+        )
+
+
+def number_text(value: float) -> str:
+    """Return a number for a message."""
+    return "nothing" if np.isnan(value) else f"{value:.12g}"
+
+
 def named(header: Sequence[str], row: int | None = None) -> dict[str, str]:
     """Map the lower-case names of a header to the names as written.
 
@@ -216,12 +209,28 @@ def remedy(name: str, text: str) -> str:
     if NOT_A_NUMBER.fullmatch(text):
         note = "; a record without a measurement has MDV=1" if name == "dv" else ""
         return f"write '.' or leave the cell empty where a value is missing{note}"
+    if re.fullmatch(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?", text):
+        plain = text.replace(",", "")
+        return f"write {plain}, without a separator of thousands (a decimal comma would be a decimal point)"
     if re.fullmatch(r"[+-]?\d+,\d+", text):
         return "write a decimal point, not a decimal comma"
+    if name == "time" and (stamp := timestamp(text)):
+        return stamp
     if name == "time" and ":" in text:
-        return "clock times are not supported: write the elapsed time, e.g. hours since the first dose"
-    if name == "dv" and re.match(r"[<>]|b[lq]", text, re.IGNORECASE):
+        return "a clock time is hours:minutes or hours:minutes:seconds, from 0:00 to 24:00"
+    if name == "dv" and re.match(r"[<>]|[ab][lq]", text, re.IGNORECASE):
+        return "write '<0.5' or '>100' for a measurement beyond a limit, or 'BLQ', 'ALQ' with the limit in LLOQ, ULOQ"
+    if name == "dv" and re.fullmatch(r"[^\W\d_][^\d]*", text):
         return (
-            "a value below quantification is not supported yet: set MDV=1 and DV to '.', or ignore the record"
+            "correct the cell (grades and categories are coded 0, 1, 2, ... in order, no and yes 0 and 1), write '.' "
+            "and MDV=1 where the value is missing, or leave the record out with ignore="
         )
     return "correct the cell, write '.' where the value is missing, or leave the record out with ignore="
+
+
+def timestamp(text: str) -> str | None:
+    """Return how to write a date and time of one cell, such as 2024-02-27T08:30, or None if `text` is none."""
+    found = _STAMP.fullmatch(text)
+    if found is None:
+        return None
+    return f"write the date into a column DAT2 ({found[1]}) and the clock time into TIME ({found[2]})"

@@ -21,7 +21,7 @@ def lines(population: Population) -> list[tuple[str, str]]:
         ("subjects", str(population.n_subjects)),
         ("observations", f"{population.n_observations} ({_per_subject(mask.sum(1))})"),
         ("times", span(population.time[mask], unit)),
-        ("dv", span(population.dv[mask], population.dv_unit)),
+        ("dv", span(population.dv[mask], population.dv_unit if len(population.dvids) == 1 else "")),
     ]
     if len(population.dvids) > 1:
         counts = [int((mask & (population.dvid == k)).sum()) for k in range(len(population.dvids))]
@@ -29,36 +29,63 @@ def lines(population: Population) -> list[tuple[str, str]]:
         found.append(("dvid", ", ".join(parts)))
     found += [("doses", text) for text in routes(population)] or [("doses", "none")]
     found += [("covariate", text) for text in covariates(population)]
-    if bool((population.events.kind == Kind.RESET).any()):
-        found.append(("resets", str(int((population.events.kind == Kind.RESET).sum()))))
+    for heading, kind in (("resets", Kind.RESET), ("switched off", Kind.OFF)):
+        if bool((population.events.kind == kind).any()):
+            found.append((heading, str(int((population.events.kind == kind).sum()))))
+    if population.occasions is not None:
+        number = population.occasions.number
+        found.append(("occasions", f"{int(number.sum())} ({_per_subject(number)})"))
+    for flag, heading in ((1, "below limit"), (-1, "above limit")):
+        count = int((mask & (population.cens == flag)).sum())
+        if count:
+            found.append((heading, f"{count} observations ({count / population.n_observations:.0%})"))
     found += [("warning", text) for text in population.warnings]
     return found
 
 
 def routes(population: Population) -> list[str]:
     """Return one text per way of dosing and compartment: how many, how much."""
-    events, found = population.events, []
-    for kind, noun in ((Kind.BOLUS, "bolus"), (Kind.START, "infusion")):
+    events, found, unit = population.events, [], population.amount_unit
+    per_time = f"{unit}/{population.time_unit or 'time'}" if unit else ""
+    ways = (
+        (Kind.BOLUS, 0, "bolus", "amount"),
+        (Kind.START, 0, "infusion", "rate"),
+        (Kind.START, 1, "infusion of modelled rate (RATE -1)", "amount"),
+        (Kind.START, 2, "infusion of modelled duration (RATE -2)", "amount"),
+    )
+    for kind, modelled, noun, what in ways:
         for code, label in enumerate(population.compartments):
-            chosen = (events.kind == kind) & (events.compartment == code)
-            if not bool(chosen.any()):
-                continue
-            place = "the default compartment" if label == 0 else f"compartment {label}"
-            amount = events.amount if kind == Kind.BOLUS else events.rate
-            unit = population.amount_unit
-            if kind == Kind.START and unit:
-                unit = f"{unit}/{population.time_unit or 'time'}"
-            what = "amount" if kind == Kind.BOLUS else "rate"
-            found.append(f"{int(chosen.sum())} {noun} into {place}, {what} {span(amount[chosen], unit)}")
+            chosen = (events.kind == kind) & (events.modelled == modelled) & (events.compartment == code)
+            if bool(chosen.any()):
+                place = "the default compartment" if label == 0 else f"compartment {label}"
+                size = span(
+                    (events.amount if what == "amount" else events.rate)[chosen],
+                    unit if what == "amount" else per_time,
+                )
+                found.append(f"{int(chosen.sum())} {noun} into {place}, {what} {size}")
+    steady = events.kind == Kind.STEADY
+    constant = steady & (events.amount == 0)
+    steady &= ~constant
+    for number, words in ((1, "replaces what is there"), (2, "adds to what is there")):
+        chosen = steady & (events.steady == number)
+        if bool(chosen.any()):
+            every = span(events.interval[chosen], population.time_unit)
+            found.append(f"{int(chosen.sum())} at steady state (SS {number}, {words}), every {every}")
+    if bool(constant.any()):
+        rate = span(events.rate[constant], per_time)
+        found.append(f"{int(constant.sum())} constant infusions at steady state, rate {rate}")
     return found
 
 
 def covariates(population: Population) -> list[str]:
     """Return one text per covariate: its range, and whether it varies."""
-    return [
-        f"{name} {span(item.observation, '')}, {'varies in time' if item.varies else 'constant'}"
-        for name, item in population.covariates.items()
-    ]
+    found = []
+    for name, item in population.covariates.items():
+        # one that varies may do so between doses alone, where nothing is observed
+        values = torch.tensor(population.table[name]) if item.varies and not item.levels else item.observation
+        words = " or ".join(item.levels) if item.levels else span(values, "")
+        found.append(f"{name} {words}, {'varies in time' if item.varies else 'constant'}")
+    return found
 
 
 def span(values: Tensor, unit: str) -> str:

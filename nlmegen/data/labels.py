@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -42,25 +43,38 @@ def _label(table: Table, column: str, cell: Any, row: int, noun: str, blank: Lab
     except ValueError:
         return str(cell)
     if number < 0 or not number.is_integer():
-        hint = " (turning compartments off is not supported)" if column == "cmt" and number < 0 else ""
+        hint = ""
+        if column == "cmt" and number < 0:
+            hint = (
+                " (a record with EVID 2 and a negative CMT switches a compartment off; no other record does)"
+            )
         raise table.error(f"{expected}, got {cell}{hint}; correct it", row, column)
     return int(number)
 
 
-def read_compartments(table: Table, dosed: Bools, observed: Bools) -> tuple[Ints, tuple[Label, ...]]:
-    """Code CMT of the dose records; a missing one is 0, the default compartment.
+def read_compartments(
+    table: Table, dosed: Bools, observed: Bools, other: Bools
+) -> tuple[Ints, Bools, tuple[Label, ...]]:
+    """Code CMT of the doses and of the compartments switched off; a missing one is 0, the default compartment.
 
-    On observations CMT is not used (DVID names the endpoint), but must not tell several endpoints apart without DVID.
+    A negative CMT (-2, or -central) on a record with EVID 2 switches that compartment off; a positive one switches it
+    on, which a dose into it does as well (NONMEM help, CMT). On observations CMT is not used (DVID names the
+    endpoint), but must not tell several endpoints apart without DVID.
+
+    Args:
+        table: The table.
+        dosed, observed, other: [R] true for doses, observations and records with EVID 2.
 
     Returns:
-        [R] index into the labels, and the labels met on doses.
+        [R] index into the labels, [R] whether the record switches its compartment off, and the labels met there.
 
     Raises:
         DataError: a label that is neither a name nor a whole number of 0 or more, or endpoints told apart by CMT alone.
     """
-    everywhere = np.zeros(len(dosed), dtype=np.int64), (0,)
+    nothing = np.zeros(len(dosed), dtype=np.bool_)
     if not table.has("cmt"):
-        return everywhere
+        return np.zeros(len(dosed), dtype=np.int64), nothing, (0,)
+    table, off = _unsigned(table, other)
     _labels(table, "cmt", ~dosed, "a compartment", 0)
     if not table.has("dvid"):
         code, seen = _labels(table, "cmt", observed, "a compartment", 0)
@@ -72,7 +86,35 @@ def read_compartments(table: Table, dosed: Bools, observed: Bools) -> tuple[Ints
                 row,
                 "cmt",
             )
-    return _labels(table, "cmt", dosed, "a compartment", 0) if dosed.any() else everywhere
+    if not (dosed | off).any():
+        return np.zeros(len(dosed), dtype=np.int64), off, (0,)
+    codes, labels = _labels(table, "cmt", dosed | off, "a compartment", 0)
+    return codes, off, labels
+
+
+def _unsigned(table: Table, other: Bools) -> tuple[Table, Bools]:
+    """Take the sign off negative CMT of records with EVID 2; say which had one."""
+    cells = table.frame["cmt"].to_numpy()
+    if cells.dtype != object:
+        off = other & (cells < 0)
+        return (
+            (replace(table, frame=table.frame.assign(cmt=np.where(off, -cells, cells))), off)
+            if off.any()
+            else (
+                table,
+                off,
+            )
+        )
+    signed = np.array(
+        [isinstance(x, str) and x.startswith("-") and len(x) > 1 for x in cells], dtype=np.bool_
+    )
+    off = other & signed & np.array([x not in ("-0", "-0.0") for x in cells], dtype=np.bool_)
+    if not off.any():
+        return table, off
+    plain = np.array(
+        [x[1:].strip() if strip else x for x, strip in zip(cells, off, strict=True)], dtype=object
+    )
+    return replace(table, frame=table.frame.assign(cmt=plain)), off
 
 
 def read_dvids(table: Table, observed: Bools) -> tuple[Ints, tuple[Label, ...]]:

@@ -10,6 +10,7 @@ import pandas as pd
 from nlmegen.data.cells import raw_from_frame, typed
 from nlmegen.data.columns import Table
 from nlmegen.data.csvtext import read_text, split_cells
+from nlmegen.data.filling import Missing, filled, separated
 from nlmegen.data.population import Population, build, csv_text
 from nlmegen.data.selection import checked_rename, renamed, selected, split_ignore
 from nlmegen.errors import DataError
@@ -24,6 +25,8 @@ def read_nonmem(
     accept: str | Sequence[str] | None = None,
     rename: Mapping[str, str | None] | None = None,
     interpolation: str = "nonmem",
+    missing: Missing | None = None,
+    repeated_ids: str = "refuse",
     time_unit: str = "",
     amount_unit: str = "",
     dv_unit: str = "",
@@ -31,20 +34,26 @@ def read_nonmem(
     r"""Read a NONMEM-format table into a Population.
 
     The file is UTF-8 csv with a header; upper and lower case of names are the same. ID, TIME and DV are required;
-    AMT, EVID, MDV, RATE, ADDL, II, CMT, DVID are used where present, and every other numeric column is a
-    covariate (columns that a fit or a simulation appends, such as PRED, CWRES, ETA_CL, and text columns are kept
-    in the table only; F1, D1, R1, S1, L2, TLAG and TINF are covariates with a DataWarning: they change no dose).
-    `.` and an empty cell are missing. What each column may hold is stated in `nlmegen.data.records.read_records`,
-    when doses happen in `nlmegen.data.events.Events`. Column order is free.
+    AMT, EVID, MDV, RATE, ADDL, II, SS, CMT, DVID, CENS (BLQ, BQL), LIMIT, LLOQ, ULOQ, OCC, L2 and DATE (DAT1, DAT2,
+    DAT3) are used where present. Every other numeric column is a covariate, and so is a text with few levels (columns
+    that a fit or a simulation appends, such as PRED, CWRES, ETA_CL, and other texts are kept in the table only; F1,
+    D1, R1, S1, ALAG1, TLAG, TINF and DUR are covariates with a DataWarning: they change no dose unless the page uses
+    them). `.` and an empty cell are missing. What each column may hold is stated in
+    `nlmegen.data.records.read_records`, when doses happen in `nlmegen.data.events.Events`. Column order is free.
 
     Args:
         path_or_df: A path, or a DataFrame (its row k counts as line k + 2 in messages).
         ignore: A comment character (lines that start with it are left out; "#" if none is given), conditions such as
             "dv == 0" of which any one excludes a record, or a list with both. A missing value meets no condition.
         accept: Conditions of which any one keeps a record; not together with conditions in `ignore`.
-        rename: {name in the file: name here}; "drop" (or None) leaves a column out.
+        rename: {name in the file: name here}; "drop" leaves a column out.
         interpolation: How covariates behave between records: "nonmem" (the next record's value governs the interval
             that ends at it), "locf" or "linear"; see `Population`.
+        missing: How missing covariates are filled in, {"wt": "median", "crcl": "carry", "age": 40}: with the median of
+            the subjects' first values, with the subject's last value before (or else its first one after), with a
+            number; see `nlmegen.data.filling.filled`. What is filled in is counted in a DataWarning.
+        repeated_ids: What to do about records of one id that others interrupt: "refuse", or "separate" to take each run
+            of records as a subject of its own, as NONMEM does.
         time_unit, amount_unit, dv_unit: Units, for labels only.
 
     Returns:
@@ -62,7 +71,9 @@ def read_nonmem(
         >>> population.n_subjects, population.n_doses, population.dv.tolist()
         (1, 1, [[7.5]])
     """
-    table = read_table(path_or_df, ignore=ignore, accept=accept, rename=rename)
+    table = read_table(
+        path_or_df, ignore=ignore, accept=accept, rename=rename, missing=missing, repeated_ids=repeated_ids
+    )
     return build(table, interpolation, (time_unit, amount_unit, dv_unit))
 
 
@@ -72,6 +83,8 @@ def read_table(
     ignore: str | Sequence[str] | None = None,
     accept: str | Sequence[str] | None = None,
     rename: Mapping[str, str | None] | None = None,
+    missing: Missing | None = None,
+    repeated_ids: str = "refuse",
 ) -> Table:
     """Read a table's cells, without asking yet what the records mean; arguments as in `read_nonmem`.
 
@@ -86,7 +99,8 @@ def read_table(
         raw = split_cells(read_text(Path(path_or_df)), comment, names)
     else:
         raise DataError(f"expected a path or a DataFrame, got a {type(path_or_df).__name__}")
-    return typed(selected(renamed(raw, names), conditions, accept))
+    table = typed(selected(renamed(raw, names), conditions, accept))
+    return filled(separated(table, repeated_ids), missing)
 
 
 def write_nonmem(population: Population | pd.DataFrame, path: str | Path) -> Path:

@@ -15,36 +15,26 @@ import torch
 from torch import Tensor
 
 from nlmegen.data import describe
+from nlmegen.data.assemble import (
+    padded_covariates,
+    padded_events,
+    padded_groups,
+    padded_limits,
+    padded_occasions,
+)
 from nlmegen.data.cells import raw_from_frame, typed
-from nlmegen.data.columns import Bools, DataWarning, Floats, Ints, Table
-from nlmegen.data.events import Events, Kind, Timeline, covariate_in_segments, timeline
+from nlmegen.data.clock import check_unit
+from nlmegen.data.columns import DataWarning, Ints, Table
+from nlmegen.data.covariates import Covariate, Levels
+from nlmegen.data.events import Events, Kind, timeline
+from nlmegen.data.filling import Missing, filled, separated
 from nlmegen.data.labels import Label
+from nlmegen.data.occasions import Occasions
 from nlmegen.data.padding import padded, positions, ranges, widened
-from nlmegen.data.records import Records, read_records
+from nlmegen.data.records import read_records
 from nlmegen.errors import DataError, nearest
 
 INTERPOLATIONS = ("nonmem", "locf", "linear")
-
-
-@dataclass(frozen=True, eq=False)
-class Covariate:
-    """One covariate of every subject.
-
-    Attributes:
-        name: Its column, lower case.
-        observation: [subject, 1 or time] its value at each observation; width 1 where it is constant in every subject.
-        segment: [subject, 1 or event] its value in each segment, see `Population.interpolation`.
-        varies: Whether it changes within any subject.
-    """
-
-    name: str
-    observation: Tensor
-    segment: Tensor
-    varies: bool
-
-    def select(self, index: Tensor) -> Covariate:
-        """Return the covariate of the subjects in `index` [M]."""
-        return Covariate(self.name, self.observation[index], self.segment[index], self.varies)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -68,8 +58,16 @@ class Population:
         events: The events, see `Events`.
         compartments: The labels met in CMT of dose records; 0 is the default compartment.
         dvids: The labels met in DVID of observations; (1,) without the column.
-        covariates: Name -> Covariate: every numeric column without a meaning of its own.
+        covariates: Name -> Covariate: every numeric column without a meaning of its own, and texts with few levels.
+        cens: [subject, time] int64, 0 where dv was measured, 1 where the true value lies below a limit, -1 above one;
+            see `nlmegen.data.censoring.read_censoring`. dv holds the limit there.
+        lower, upper: [subject, time] the interval of a censored observation, infinite where it is open; NaN where cens
+            is 0.
+        lloq, uloq: [subject, time] the limits of quantification of every observation; NaN where it has none.
+        l2: [subject, time] int64, the group of observations with correlated residuals within the subject; -1 in none.
+        occasions: The occasions (OCC), or None without the column.
         interpolation, time_unit, amount_unit, dv_unit: As given.
+        no_covariates: Name -> why a text is no covariate (blank cells, too many levels).
         warnings: What deserves a look in the table.
 
     Example:
@@ -91,6 +89,13 @@ class Population:
     compartments: tuple[Label, ...]
     dvids: tuple[Label, ...]
     covariates: dict[str, Covariate]
+    cens: Tensor
+    lower: Tensor
+    upper: Tensor
+    lloq: Tensor
+    uloq: Tensor
+    l2: Tensor
+    occasions: Occasions | None
     interpolation: str
     time_unit: str
     amount_unit: str
@@ -100,6 +105,7 @@ class Population:
     _start: Tensor  # [subject] first record in _frame
     _count: Tensor  # [subject] number of records
     _selected: bool = field(default=False)
+    no_covariates: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_table(
@@ -111,6 +117,8 @@ class Population:
         dv_unit: str = "",
         *,
         covariates: Sequence[str] | None = None,
+        missing: Missing | None = None,
+        repeated_ids: str = "refuse",
         warn: bool = True,
     ) -> Population:
         """Build a Population from a DataFrame of NONMEM-format records.
@@ -120,13 +128,14 @@ class Population:
             interpolation: "nonmem", "locf" or "linear".
             time_unit, amount_unit, dv_unit: Units, for labels only.
             covariates: List of the columns to take as covariates; by default every numeric one without a meaning of
-                its own.
+                its own, and texts with few levels.
+            missing, repeated_ids: As in `nlmegen.read_nonmem`.
             warn: Whether to emit `warnings` as DataWarning too.
 
         Raises:
             DataError: see `nlmegen.read_nonmem`.
         """
-        table = typed(raw_from_frame(df))
+        table = filled(separated(typed(raw_from_frame(df)), repeated_ids), missing)
         return build(
             table, interpolation, (time_unit, amount_unit, dv_unit), covariates=covariates, warn=warn
         )
@@ -143,8 +152,24 @@ class Population:
 
     @property
     def n_doses(self) -> int:
-        """Number of doses, additional ones included."""
-        return int(((self.events.kind == Kind.BOLUS) | (self.events.kind == Kind.START)).sum())
+        """Number of doses, additional ones and constant infusions at steady state included."""
+        events = self.events
+        constant = (events.kind == Kind.STEADY) & (events.amount == 0)
+        return int(((events.kind == Kind.BOLUS) | (events.kind == Kind.START) | constant).sum())
+
+    @cached_property
+    def censored(self) -> bool:
+        """Whether any observation is censored."""
+        return bool((self.cens != 0).any())
+
+    @cached_property
+    def time_after_dose(self) -> Tensor:
+        """[subject, time] time since the last dose at or before each observation; NaN before the first one.
+
+        Additional and steady-state doses count. Times are nominal: what a page adds as a lag is not known here. A reset
+        (EVID 3) forgets the doses before it.
+        """
+        return self.events.since_dose(self.time, self.segment)
 
     def __len__(self) -> int:
         return self.n_subjects
@@ -194,6 +219,13 @@ class Population:
             compartments=self.compartments,
             dvids=self.dvids,
             covariates={name: covariate.select(index) for name, covariate in self.covariates.items()},
+            cens=self.cens[index],
+            lower=self.lower[index],
+            upper=self.upper[index],
+            lloq=self.lloq[index],
+            uloq=self.uloq[index],
+            l2=self.l2[index],
+            occasions=None if self.occasions is None else self.occasions.select(index),
             interpolation=self.interpolation,
             time_unit=self.time_unit,
             amount_unit=self.amount_unit,
@@ -203,9 +235,10 @@ class Population:
             _start=self._start[index],
             _count=count,
             _selected=True,
+            no_covariates=self.no_covariates,
         )
 
-    def with_covariates(self, names: Sequence[str]) -> Population:
+    def with_covariates(self, names: Sequence[str], *, occasions: bool = True) -> Population:
         """Return the same subjects with only these covariates; the others no longer bound segments.
 
         A column that changes at every record (a log of DV, a record number) makes every record a segment; a model that
@@ -214,6 +247,7 @@ class Population:
 
         Args:
             names: Covariates to keep.
+            occasions: Whether to keep the occasions; without them they no longer bound segments either.
 
         Raises:
             DataError: there is no such covariate.
@@ -225,16 +259,23 @@ class Population:
                     f"expected a covariate of the table, got {name!r}.{nearest(name, self.covariates)}"
                 )
         kept = {name: item for name, item in self.covariates.items() if name in names}
-        if not len(self) or not any(
-            item.varies for name, item in self.covariates.items() if name not in kept
-        ):
-            return replace(self, covariates=kept)
+        drops = not occasions and self.occasions is not None and self.occasions.varies
+        drops |= any(item.varies for name, item in self.covariates.items() if name not in kept)
+        if not len(self) or not drops:
+            return replace(self, covariates=kept, occasions=self.occasions if occasions else None)
         numbered = self.table.assign(
             id=np.repeat(np.arange(len(self)), self._count.numpy())
         )  # ids may repeat
         units = (self.time_unit, self.amount_unit, self.dv_unit)
-        table = typed(raw_from_frame(numbered))
-        built = build(table, self.interpolation, units, covariates=list(kept), warn=False)
+        built = build(
+            typed(raw_from_frame(numbered)),
+            self.interpolation,
+            units,
+            covariates=list(kept),
+            warn=False,
+            levels={name: item.levels for name, item in kept.items() if item.levels},
+            occasions=occasions,
+        )
         # A selection may be padded beyond its own longest subject, and know labels that it does not use.
         width = self.time.shape[1]
         label = [self.compartments.index(x) if x in self.compartments else 0 for x in built.compartments]
@@ -246,6 +287,7 @@ class Population:
                 name: replace(item, observation=widened(item.observation, width)) if item.varies else item
                 for name, item in built.covariates.items()
             },
+            occasions=None if built.occasions is None else built.occasions.widened(width),
             _frame=self.table,
             _start=built._start,
             _count=built._count,
@@ -266,6 +308,8 @@ def build(
     *,
     covariates: Sequence[str] | None = None,
     warn: bool = True,
+    levels: dict[str, Levels] | None = None,
+    occasions: bool = True,
 ) -> Population:
     """Build a Population from a table whose cells are read.
 
@@ -275,6 +319,8 @@ def build(
         units: Units of time, amount and dv.
         covariates: Names of the covariates to take, or None for all.
         warn: Whether to emit the warnings.
+        levels: Levels to code texts with, in place of those met.
+        occasions: Whether to take the occasions.
 
     Raises:
         DataError: see `nlmegen.read_nonmem`.
@@ -282,16 +328,18 @@ def build(
     if interpolation not in INTERPOLATIONS:
         raise DataError(f"expected interpolation 'nonmem', 'locf' or 'linear', got {interpolation!r}")
     _refuse_one_text(covariates)
+    check_unit(table, units[0])
     records = read_records(
-        table, None if covariates is None else tuple(str(name).lower() for name in covariates)
+        table, None if covariates is None else tuple(str(name).lower() for name in covariates), levels
     )
-    line = timeline(records, interpolation)
+    line = timeline(records, interpolation, occasions=occasions)
     observed = np.flatnonzero(records.observed)
     at, mask = padded(observed, records.subject[observed], records.start)
     event, real = padded(np.arange(len(line.time)), records.subject[line.record], line.start)
     if warn:
         for text in records.warnings:
             python_warnings.warn(text, DataWarning, stacklevel=3)
+    limits = padded_limits(records, at, mask)
     return Population(
         ids=records.ids,
         time=torch.from_numpy(records.time[at]),
@@ -300,13 +348,17 @@ def build(
         dvid=torch.from_numpy(np.where(mask, records.dvid[at], 0)),
         row=torch.from_numpy(np.where(mask, at, -1)),
         segment=torch.from_numpy(line.segment[at]),
-        events=_events(line, event, real),
+        events=padded_events(line, event, real),
         compartments=records.compartments,
         dvids=records.dvids,
-        covariates={
-            name: _covariate(name, values, records, line, at, event, interpolation)
-            for name, values in records.covariates.items()
-        },
+        covariates=padded_covariates(records, line, at, event, interpolation),
+        cens=limits[0],
+        lower=limits[1],
+        upper=limits[2],
+        lloq=limits[3],
+        uloq=limits[4],
+        l2=padded_groups(records, at, mask),
+        occasions=padded_occasions(records, line, at, event, interpolation) if occasions else None,
         interpolation=interpolation,
         time_unit=units[0],
         amount_unit=units[1],
@@ -315,6 +367,7 @@ def build(
         _frame=table.frame,
         _start=torch.from_numpy(records.start),
         _count=torch.from_numpy(records.count),
+        no_covariates=records.no_covariates,
     )
 
 
@@ -337,33 +390,6 @@ def _whole(column: pd.Series[Any]) -> pd.Series[Any]:
         if len(filled) and (filled == np.floor(filled)).all() and (np.abs(filled) < 2**53).all():
             return column.astype("Int64")
     return column
-
-
-def _events(line: Timeline, event: Ints, real: Bools) -> Events:
-    return Events(
-        time=torch.from_numpy(line.time[event]),
-        kind=torch.from_numpy(np.where(real, line.kind[event], int(Kind.PAD))),
-        amount=torch.from_numpy(np.where(real, line.amount[event], 0.0)),
-        rate=torch.from_numpy(np.where(real, line.rate[event], 0.0)),
-        compartment=torch.from_numpy(np.where(real, line.compartment[event], 0)),
-    )
-
-
-def _covariate(
-    name: str,
-    values: Floats,
-    records: Records,
-    line: Timeline,
-    at: Ints,
-    event: Ints,
-    interpolation: str,
-) -> Covariate:
-    base = values[records.start]
-    if (values == base[records.subject]).all():
-        constant = torch.from_numpy(base[:, None].copy())
-        return Covariate(name, constant, constant, varies=False)
-    segments = covariate_in_segments(values, records, line.record, interpolation)
-    return Covariate(name, torch.from_numpy(values[at]), torch.from_numpy(segments[event]), varies=True)
 
 
 def _refuse_one_text(names: Sequence[str] | None) -> None:

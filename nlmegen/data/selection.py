@@ -120,8 +120,8 @@ def checked_rename(rename: Mapping[str, str | None] | None) -> Mapping[str, str 
     """
     if not _is_naming(rename):
         raise DataError(
-            "expected rename={'NAME IN THE FILE': 'name here'}, or None instead of the new name to leave a column out, "
-            f"got {rename!r}"
+            "expected rename={'NAME IN THE FILE': 'name here'}, or 'drop' instead of the new name to leave a column "
+            f"out, got {rename!r}"
         )
     return rename or {}
 

@@ -1,9 +1,11 @@
 """NONMEM's THETA, OMEGA and SIGMA as the parameters of a page, by order or by a mapping.
 
 Thetas are matched in their order, etas in theirs, and SIGMA's diagonal with the residual standard deviations of the
-page. NONMEM's SIGMA is a variance, a page's residual error a standard deviation: its root is taken, and the standard
-error goes with it. What a control stream does beside that (a THETA that is a logarithm, a residual error written as
-THETA(4) times EPS(1) with SIGMA fixed at 1) is said by `map`.
+page. Random effects between occasions are etas of their own in NONMEM, one for each occasion, with $OMEGA BLOCK SAME:
+they follow the others, (ka 1, ka 2, ...) for an effect of its own, (cl 1, ka 1, cl 2, ka 2, ...) for a block of two.
+NONMEM's SIGMA is a variance, a page's residual error a standard deviation: its root is taken, and the standard error
+goes with it. What a control stream does beside that (a THETA that is a logarithm, a residual error written as THETA(4)
+times EPS(1) with SIGMA fixed at 1) is said by `map`.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ Change = Callable[[float], float]
 Target = str | tuple[str, Change] | None
 
 _NAME = re.compile(r"^(THETA|OMEGA|SIGMA|ETA)\(?(\d+)(?:,(\d+))?\)?$")
+SAME = 1e-5
+"""Relative difference of two numbers printed to six digits that may be the same."""
 UNKNOWN = 1e9
 """From this size on a standard error is NONMEM's 1.0E+10, which means that there is none."""
 STEP = 1e-6
@@ -48,7 +52,7 @@ class Translation:
         theta, sigma: natural values by name; omega: covariance matrix `[q, q]`.
         se: standard errors by name of the page, NaN where there are none.
         fixed: by name of the page, whether NONMEM held it.
-        etas: number of the ETA -> name of the random effect.
+        etas: number of the ETA -> name of the random effect, "cl" or "kappa.ka.2" (of the second occasion).
     """
 
     theta: dict[str, float]
@@ -141,12 +145,13 @@ def _targets(
                     " follow, and functions are for THETA and SIGMA"
                 )
             to = to.removeprefix("omega.")
-            legal = layout.eta_names
+            legal = layout.effect_names
         else:
             legal = layout.theta_names + layout.sigma_names
         if to not in legal:
             raise DataError(f"map: '{to}' for {name} is not on the page.{nearest(to, legal)}")
-        if to in [done[0] for done in out.values() if done is not None]:
+        once = to not in layout.effect_names or to in layout.eta_names  # a kappa has an ETA for each occasion
+        if once and to in [done[0] for done in out.values() if done is not None]:
             raise DataError(f"map: '{to}' is named twice")
         out[name] = (to, change)
     return out
@@ -188,17 +193,46 @@ def _etas(layout: Layout, given: Mapping[str, Estimate], targets: Mapping[str, A
     """Number of the ETA -> random effect of the page."""
     numbers = [_place(s)[0] for s in given if s.startswith("OMEGA") and _diagonal(s)]
     named = {_place(s)[0]: t for s, t in targets.items() if s.startswith("OMEGA")}
-    etas = {k: t[0] for k, t in named.items() if t is not None}
-    left = [name for name in layout.eta_names if name not in etas.values()]
+    given_rows = {k: t[0] for k, t in sorted(named.items()) if t is not None}
+    etas: dict[int, str] = {}
+    for k, row in given_rows.items():
+        times = 1 + sum(_row(name) == row for name in etas.values())
+        etas[k] = row if row in layout.eta_names else f"kappa.{row.removeprefix('occ.')}.{times}"
+    left = [name for name in layout.effect_names if name not in given_rows.values()]
+    plain = [name for name in left if name in layout.eta_names]
     free = [k for k in numbers if k not in named]
-    if len(free) != len(left):
+    kappas, spare = len(left) - len(plain), len(free) - len(plain)
+    if spare < kappas or (spare % kappas if kappas else spare):
+        each = " (of those between occasions, occ., one ETA an occasion)" if kappas else ""
         raise DataError(
             f"the run has {len(free)} ETA to match by order ({', '.join(map(str, free)) or 'none'}) and the page"
-            f" {len(left)} random effects ({', '.join(left) or 'none'}); say which is which by map={{'OMEGA(1,1)':"
-            " 'omega.name', ...} (None leaves one out)"
+            f" {len(left)} random effects ({', '.join(left) or 'none'}){each}; say which is which by map="
+            "{'OMEGA(1,1)': 'omega.name', ...} (None leaves one out)"
         )
-    etas |= dict(zip(free, left, strict=True))
+    etas |= dict(zip(free, plain + _in_turn(layout, left, spare // kappas if kappas else 0), strict=True))
     return dict(sorted(etas.items()))
+
+
+def _in_turn(layout: Layout, left: list[str], occasions: int) -> list[str]:
+    """The effects between occasions among `left` in the order in which $OMEGA BLOCK SAME makes them."""
+    names: list[str] = []
+    turns = range(1, occasions + 1)
+    for key, members in layout.members.items():
+        own = [row.removeprefix("occ.") for row in members if row in left and row not in layout.eta_names]
+        if layout.omegas[key].block:
+            names += [f"kappa.{name}.{k}" for k in turns for name in own]
+        else:
+            names += [f"kappa.{name}.{k}" for name in own for k in turns]
+    return names
+
+
+def _row(effect: str) -> str:
+    """The row of the page's Omega of a random effect: "occ.ka" of "kappa.ka.2"."""
+    return f"occ.{effect.split('.')[1]}" if effect.startswith("kappa.") else effect
+
+
+def _occasion(effect: str) -> int:
+    return int(effect.rpartition(".")[2]) if effect.startswith("kappa.") else 0
 
 
 def _omega(
@@ -209,7 +243,7 @@ def _omega(
     fixed: dict[str, bool],
 ) -> Tensor:
     """The covariance matrix on the page, and what goes with it."""
-    q = len(layout.eta_names)
+    q = len(layout.effect_names)
     omega = torch.zeros(q, q, dtype=torch.float64)
     names = {position: name for name, position in zip(layout.omega_names, layout.positions, strict=True)}
     for source, estimate in given.items():
@@ -218,13 +252,21 @@ def _omega(
         i, j = _place(source)
         if i not in etas or j not in etas:
             continue
-        a, b = layout.eta_names.index(etas[i]), layout.eta_names.index(etas[j])
+        a, b = (layout.effect_names.index(_row(etas[k])) for k in (i, j))
         place = (max(a, b), min(a, b))
-        if place not in names:
+        if place not in names or _occasion(etas[i]) != _occasion(etas[j]):
             if estimate.value != 0:
                 raise DataError(
                     f"{source} = {estimate.value:g}, but the page has no covariance of {etas[i]} and {etas[j]}; declare"
                     " the block on the page: Omega(..., cov=[...])"
+                )
+            continue
+        if _occasion(etas[i]) > 1:
+            if abs(estimate.value - float(omega[a, b])) > SAME * abs(estimate.value):
+                raise DataError(
+                    f"{source} = {estimate.value:g} is that of {etas[i]} and {float(omega[a, b]):g} that of its first"
+                    " occasion; a page has one matrix for all occasions ($OMEGA BLOCK SAME); check the order of the"
+                    " etas (map=...)"
                 )
             continue
         if i == j and not estimate.value > 0:
@@ -248,17 +290,21 @@ def individual_names(columns: list[str], etas: Mapping[int, str]) -> dict[str, s
         match = re.match(r"^(ETA|PHI|ETC|PHC)\((\d+)(?:,(\d+))?\)$", column)
         if match is None:
             continue
-        kind, i = match[1], etas.get(int(match[2]))
+        kind = match[1]
+        i, j = (None if k is None else _short(etas.get(int(k), k)) for k in (match[2], match[3]))
         if match[3] is None:
-            out[column] = f"{kind.lower()}_{i or match[2]}"
+            kappa = kind == "ETA" and etas.get(int(match[2]), "").startswith("kappa.")
+            out[column] = str(i) if kappa else f"{kind.lower()}_{i}"
             continue
-        j = etas.get(int(match[3]))
         prefix = "" if kind == "ETC" else "phi_"
         same = match[2] == match[3]
-        out[column] = (
-            f"{prefix}var_{i or match[2]}" if same else f"{prefix}cov_{i or match[2]}_{j or match[3]}"
-        )
+        out[column] = f"{prefix}var_{i}" if same else f"{prefix}cov_{i}_{j}"
     return out
+
+
+def _short(effect: str) -> str:
+    """A random effect within a column's name: "cl", "kappa_ka_2"."""
+    return effect.replace(".", "_")
 
 
 def to_frame(given: Mapping[str, Estimate]) -> pd.DataFrame:

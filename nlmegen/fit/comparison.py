@@ -9,9 +9,11 @@ from typing import Protocol
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from ..data.population import Population
 from ..errors import DataError
+from ..model.discrete import Discrete
 from ..model.page import Model
 from .arbiter import Judged, judge
 from .criteria import aic, bic, cautions
@@ -204,6 +206,15 @@ def check_comparable(fits: Sequence[Column]) -> None:
                 f"{first.problem.n_observations} observations; {other.population.n_subjects} and "
                 f"{other.problem.n_observations}), so their likelihoods cannot be compared; refit one of them"
             )
+        kinds = [
+            {k: isinstance(e, Discrete) for k, e in f.model.layout.endpoints.items()} for f in (first, other)
+        ]
+        mixed = [k for k, discrete in kinds[0].items() if kinds[1].get(k, discrete) != discrete]
+        if mixed:
+            raise DataError(
+                f"the endpoint {mixed[0]} is a count or a category in one page and a measurement in the other: the"
+                " likelihoods are a probability and a density and cannot be compared; compare predictions (vpc)"
+            )
         scales = [
             sorted((k, getattr(e, "dv", "natural")) for k, e in f.model.layout.endpoints.items())
             for f in (first, other)
@@ -213,3 +224,15 @@ def check_comparable(fits: Sequence[Column]) -> None:
                 "the fits are on different scales (LogNormal with dv='natural' and dv='log'), so their likelihoods "
                 "cannot be compared; use the same dv in both pages"
             )
+        if not torch.equal(_known(first), _known(other)):
+            raise DataError(
+                "the fits take different things to be observed (records below a limit left out by M1, halved, or known "
+                "by their limits), so their likelihoods cannot be compared; use the same blq= in both pages"
+            )
+
+
+def _known(fit: Column) -> Tensor:
+    """What the likelihood of a fit knows of every record: 0 nothing, 1 a measurement, 2 limits; `[subject, time]`."""
+    problem = fit.problem
+    counted = problem.observed.to(torch.int64)
+    return counted if problem.limits is None else counted + problem.limits.censored.to(torch.int64)

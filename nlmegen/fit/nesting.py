@@ -134,12 +134,12 @@ def _thetas(small: Column, large: Column) -> tuple[list[str], list[str]]:
 def _random_effects(small: Column, large: Column) -> Surplus:
     """Tested entries of Omega."""
     s, g = _entries(small), _entries(large)
-    unknown = [e for e in small.model.eta_names if e not in large.model.eta_names]
+    unknown = [e for e in small.model.effect_names if e not in large.model.effect_names]
     if unknown:
         raise _no(f"it has the random effects {', '.join(unknown)} of its own")
-    known = set(small.model.eta_names)
+    known = set(small.model.effect_names)
     inside: list[str] = []
-    new: list[str] = [e for e in large.model.eta_names if e not in known]
+    new: list[str] = [e for e in large.model.effect_names if e not in known]
     for key, (name, fixed, value) in g.items():
         if key <= known:
             own = s.get(key)
@@ -161,8 +161,8 @@ def _random_effects(small: Column, large: Column) -> Surplus:
     if gone:
         raise _no(f"it estimates {', '.join(gone)}, which the large page does not have")
     zero, blocks = [], []
-    for block in large.model.layout.omegas.values():
-        members = [e for e in block.names if e in new]
+    for declared, block in large.model.layout.omegas.items():
+        members = [e for e in large.model.layout.members[declared] if e in new]
         if block.block and len(members) > 1:
             blocks.append(tuple(members))
         else:
@@ -175,7 +175,7 @@ def _entries(fit: Column) -> dict[frozenset[str], tuple[str, bool, float]]:
     layout, omega = fit.model.layout, fit.model.omega
     fixed = layout.fixed[layout.n_theta :].tolist()
     return {
-        frozenset((layout.eta_names[i], layout.eta_names[j])): (name, fixed[at], float(omega[i, j]))
+        frozenset((layout.effect_names[i], layout.effect_names[j])): (name, fixed[at], float(omega[i, j]))
         for at, (name, (i, j)) in enumerate(zip(layout.omega_names, layout.positions, strict=True))
     }
 
@@ -189,14 +189,17 @@ def _endpoints(small: Column, large: Column) -> tuple[tuple[str, ...], tuple[str
     zero: list[str] = []
     for name, wide in g.items():
         own = s[name]
-        options = [(getattr(e, "form", None), getattr(e, "dv", None)) for e in (own, wide)]
+        options = [[x for x in e.words if not x.startswith("form=")] for e in (own, wide)]
+        forms = [getattr(e, "form", None) for e in (own, wide)]
         kinds = f"{type(own).__name__} and {type(wide).__name__} residual errors of {name}"
         missing = [x for x in wide.start if x not in own.start]
         if type(own) is not type(wide):
             if not missing or set(own.start) - set(wide.start) or type(wide).__name__ != "Combined":
                 raise _no(f"{kinds} are not nested")
-        elif options[0] != options[1]:
+        elif forms[0] != forms[1]:
             raise _no(f"the {kinds} have different forms")
+        if options[0] != options[1]:
+            raise _no(f"the {kinds} have different options ({_told(options[0])} and {_told(options[1])})")
         if wide.fixed and not own.fixed:
             raise _no(
                 f"the residual error of {name} is estimated in the small page and fixed in the large one"
@@ -208,4 +211,27 @@ def _endpoints(small: Column, large: Column) -> tuple[tuple[str, ...], tuple[str
         zero += [f"{name}.{x}" for x in missing]
         if own.fixed:
             inside += [f"{name}.{x}" for x in own.start]
-    return tuple(inside), tuple(zero)
+    return tuple(inside) + _correlations(small, large), tuple(zero)
+
+
+def _told(options: list[str]) -> str:
+    return " ".join(options) or "none"
+
+
+def _correlations(small: Column, large: Column) -> tuple[str, ...]:
+    """Tested correlations of residuals; without one they are 0, inside its range."""
+    s, g = small.model.layout.correlations, large.model.layout.correlations
+    if set(s) - set(g):
+        raise _no(
+            f"its residuals have the correlation {sorted(set(s) - set(g))[0]}, which the large page lacks"
+        )
+    tested = []
+    for name, wide in g.items():
+        own = s.get(name)
+        if own is not None and {own.first, own.second} != {wide.first, wide.second}:
+            raise _no(f"the correlation {name} is that of other endpoints")
+        if wide.fixed and (own is None or not own.fixed):
+            raise _no(f"the correlation {name} is fixed in the large page and not in the small one")
+        if not wide.fixed and (own is None or own.fixed):
+            tested.append(f"{name}.correlation")
+    return tuple(tested)

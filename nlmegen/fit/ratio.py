@@ -193,7 +193,7 @@ def _covariance(tested: Surplus, problem: Problem) -> Tensor | None:
     layout = problem.layout
     for place, name in enumerate(problem.names):
         endpoint = layout.endpoints.get(name.rpartition(".")[0])
-        if name in layout.sigma_names and getattr(endpoint, "form", "") != "sd":
+        if name in layout.residual_sds and getattr(endpoint, "form", "") != "sd":
             # in the variance, whose derivative at 0 is not zero
             slope[place] = slope[place] * 2 * float(torch.exp(free[place]))
     natural = torch.linalg.solve(slope.T, score[0].T).T
@@ -219,13 +219,13 @@ def _covariance(tested: Surplus, problem: Problem) -> Tensor | None:
 def _lifted(tested: Surplus, problem: Problem) -> Tensor:
     """The estimates `[P]` with standard deviations that are tested at 0 a little above it, without correlations."""
     layout = problem.layout
-    values = problem.values(problem.start)
+    values = layout.values(problem.full(problem.start))
     omega = values.omega.clone()
     effects = {name.removeprefix("omega.") for name in tested.zero if name in layout.omega_names}
     effects |= {name for block in tested.blocks for name in block}
-    for block in layout.omegas.values():
-        for name, start in zip(block.names, block.variances, strict=True):
-            k = layout.eta_names.index(name)
+    for key, block in layout.omegas.items():
+        for name, start in zip(layout.members[key], block.variances, strict=True):
+            k = layout.effect_names.index(name)
             least = FLOOR**2 * start
             if name in effects and float(omega[k, k]) < least:
                 omega[k], omega[:, k] = 0.0, 0.0

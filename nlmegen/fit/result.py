@@ -26,6 +26,7 @@ from ..inference.uncertainty import Uncertainty, uncertainty
 from ..model.page import Model
 from ..model.parameters import Values
 from ..model.problem import Problem
+from ..model.remarks import remarks
 from .criteria import aic, bic
 
 
@@ -74,11 +75,12 @@ def fit(
         raise DataError("the data hold no observation (EVID 0 and MDV 0), so there is nothing to fit")
     with one_thread():
         estimate = chosen.estimate(problem, progress)
-    estimate.notes += problem.structure.notes()
-    fitted = model.with_free(problem.full(estimate.free))
+    estimate.notes += [*problem.structure.notes(), *problem.levels.notes(), *remarks(problem)]
+    estimate.notes += [f"data: {text}" for text in data.warnings]
+    fitted = model.with_free(problem.full(estimate.free)).knowing(problem.categories.seen())
     if estimate.weights is not None:
         fitted, problem = fitted.with_weights(estimate.weights), problem.with_weights(estimate.weights)
-    unsolved = problem.unsolved(estimate.ebe, fitted.values)
+    unsolved = problem.unsolved(estimate.ebe, problem.spread(fitted.values))
     estimate.status = estimate.status | unsolved.to(torch.int64) * int(Status.NOT_SOLVED)
     result = Fit(fitted, data, chosen, estimate, time.perf_counter() - begin)
     result.__dict__["problem"] = problem.starting(estimate.free)  # bound and checked already
@@ -130,7 +132,8 @@ class Fit:
     def __init__(
         self, model: Model, population: Population, settings: Method, estimate: Estimate, seconds: float
     ) -> None:
-        self.model, self.population, self.settings = model, population, settings
+        texts = {name: c.levels for name, c in population.covariates.items() if c.levels}
+        self.model, self.population, self.settings = model.knowing(texts), population, settings
         self.method, self.estimate, self.seconds = settings.name, estimate, seconds
         self.ofv, self.log_likelihood = estimate.ofv, estimate.log_likelihood
         self.ofv_source, self.ofv_se = estimate.ofv_source, estimate.ofv_se
@@ -152,8 +155,8 @@ class Fit:
 
     @property
     def values(self) -> Values:
-        """Estimates as a page takes them."""
-        return self.model.values
+        """Estimates as `problem` takes them: the factor of Omega has a block for each occasion."""
+        return self.problem.spread(self.model.values)
 
     @property
     def eta_sd(self) -> Tensor:
@@ -174,7 +177,7 @@ class Fit:
         Omega rows are variances and covariances, sigma rows standard deviations; `rse` is a fraction; intervals are
         95 %. Fixed parameters have no standard error.
         """
-        layout, values, spread = self.model.layout, self.values, self.uncertainty
+        layout, values, spread = self.model.layout, self.model.values, self.uncertainty
         omega = values.omega
         estimates = [(k, "theta", float(v), layout.thetas[k].unit) for k, v in values.theta.items()]
         for name, (i, j) in zip(layout.omega_names, layout.positions, strict=True):
@@ -192,8 +195,8 @@ class Fit:
 
     @property
     def omega_se(self) -> Tensor:
-        """Standard errors of the entries of Omega `[q, q]`, NaN where there are none."""
-        q, layout = self.problem.q, self.model.layout
+        """Standard errors of the entries of `model.omega` `[q, q]`, NaN where there are none."""
+        q, layout = len(self.model.effect_names), self.model.layout
         se = torch.full((q, q), math.nan, dtype=torch.float64)
         for name, (i, j) in zip(layout.omega_names, layout.positions, strict=True):
             se[i, j] = se[j, i] = float(self.parameters["se"][name])
@@ -236,13 +239,15 @@ class Fit:
 
     @property
     def shrinkage_eta(self) -> dict[str, float]:
-        """1 - sd(EBE) / omega_sd for each random effect, over the subjects with observations."""
-        if not self.model.eta_names:
-            return {}
-        seen = self.population.mask.any(-1)
-        sd = self.ebe[seen].std(0) if int(seen.sum()) > 1 else torch.full((self.problem.q,), math.nan)
-        omega_sd = self.model.omega.diagonal().sqrt()
-        return {k: float(1 - s / o) for k, s, o in zip(self.model.eta_names, sd, omega_sd, strict=True)}
+        """1 - sd(EBE) / omega_sd for each random effect, over the subjects with observations; for effects between
+        occasions ("occ.ka") over the occasions with observations.
+        """
+        levels, omega_sd = self.problem.levels, self.model.omega.diagonal().sqrt()
+        found = {}
+        for k, name in enumerate(self.model.effect_names):
+            modes = self.ebe[:, levels.row == k][levels.seen(self.problem.observed)[:, levels.row == k]]
+            found[name] = float(1 - modes.std() / omega_sd[k]) if len(modes) > 1 else math.nan
+        return found
 
     def posterior(
         self, population: Population | None = None, k: int = 1000, seed: int = 0, how: str = "auto"
@@ -273,8 +278,12 @@ class Fit:
                 f"posterior(k={k}): expected at least {FEWEST_DRAWS} draws a patient, fewer leave no tail by which to"
                 " judge the weights; 1000 unless given"
             )
-        problem = self.problem if population is None else Problem(self.model, population)
-        return posterior(problem, self.values, how=how, k=k, seed=seed, encoder=self.encoder)
+        problem = self.problem
+        if population is not None:
+            problem = Problem(self.model.knowing(problem.categories.seen()), population, partial=True)
+        return posterior(
+            problem, problem.spread(self.model.values), how=how, k=k, seed=seed, encoder=self.encoder
+        )
 
     def problems(self) -> list[str]:
         """What deserves attention, in words: why it did not converge, subjects with a Status, notes, and what the data

@@ -179,8 +179,9 @@ class Average:
         chains = self.chains
         problem, chart = chains.problem, chains.chart
         possible = torch.zeros(problem.P, dtype=torch.float64)
-        possible[[a for a, i, j in chart.spreads if i == j]] = 2.0 * problem.n_subjects
-        possible[chart.sigmas] = 2.0 * float(problem.mask.sum())
+        for a, i, j in chart.entries:
+            possible[a] = 2.0 * float(problem.levels.numbers[i]) if i == j else 0.0
+        possible[chart.deviations] = 2.0 * float(problem.mask.sum())
         down = -self.gradient
         sinks = (down > 2.0 * self.noise.diagonal().sqrt()) & (2.0 * down < FAINT * possible)
         sinks = sinks & (SINKING * self.metric.observed.diagonal() < down) & ~self.metric.held

@@ -8,15 +8,22 @@ away because the data do not determine it.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from ..model.problem import Problem
+from .density import is_deviation
 from .outer import Surface
 from .starts import logarithmic
 
 FLAT = 0.01
 """Curvature of the objective in a logarithm under which it is flat: an error of a factor e^14."""
+
+
+SMALL = 0.01
+"""A gap, a power or a dispersion under this that the objective no longer depends on went to 0."""
 
 
 def flat(problem: Problem, hessian: Tensor) -> Tensor:
@@ -57,16 +64,27 @@ def named(problem: Problem, which: Tensor) -> str:
 def describe(problem: Problem, free: Tensor, held: Tensor) -> list[str]:
     """One sentence for each parameter `held [P]` at a boundary at `free [P]`."""
     layout, words = problem.layout, []
-    values = problem.values(free)
+    values = layout.values(problem.full(free))
     for name in [name for name, yes in zip(problem.names, held.tolist(), strict=True) if yes]:
         if name in layout.omega_names:
             i, _ = layout.positions[layout.omega_names.index(name)]
             own = float(values.factor[i, i] ** 2 / values.omega[i, i])
             word = f"{name} is at its boundary 0"
             if own < 1e-3:
-                word = f"the random effect {problem.eta_names[i]} is a combination of others (correlation 1)"
+                word = (
+                    f"the random effect {layout.effect_names[i]} is a combination of others (correlation 1)"
+                )
+        elif name in layout.correlation_names:
+            word = f"{name} is at its boundary {math.copysign(1, float(values.sigma[name])):g}"
         elif name in layout.sigma_names:
-            word = f"the residual error {name} is at its boundary 0"
+            at, deviation = float(values.sigma[name]), is_deviation(problem, name)
+            word = (
+                f"the residual error {name} is at its boundary 0"
+                if deviation
+                else f"{name} is at its boundary 0"
+            )
+            if not deviation and at > SMALL:  # a gap above which no category was ever seen, for one
+                word = f"the data say nothing about {name} (now {at:.6g})"
         else:
             at, theta = float(values.theta[name]), layout.thetas[name]
             bounds = [b for b in (theta.lower, theta.upper) if b is not None]

@@ -19,6 +19,10 @@ the parameters (the same pass gives the derivative of the sum in network weights
 J, R and R' are written out below, so reverse mode sees the page alone. The error of this gradient is first order in the
 error of the mode, which is why the modes are so tight.
 
+Where the page gives residuals a size of their own, or correlates them, J and W belong to the rows of a prediction and
+J' W J is NONMEM's J_f' R^-1 J_f + 1/2 tr(R^-1 R_i R^-1 R_j); the derivatives then come by reverse mode alone (see
+`carried`).
+
 See Almquist, Leander & Jirstrand, J Pharmacokinet Pharmacodyn 42:191-209 (2015), doi:10.1007/s10928-015-9409-1.
 """
 
@@ -29,9 +33,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..maths.newton import Minimum
 from ..model.parameters import Values
 from ..model.problem import Problem
 from . import machine
+from .carried import carried
 from .ebe import Conditional, ConditionalExpansion, Terms, find_modes, predict_along
 from .objective import Evaluation, Objective, Request, by_subject, copied
 
@@ -63,8 +69,10 @@ class FOCEIObjective(Objective):
             hessian = torch.where(found.indefinite[..., None, None], at.information, at.hessian)
             hessian_root, _ = torch.linalg.cholesky_ex(hessian)
         score = pull = None
-        if ask.scores:
+        if ask.scores and problem.plain:
             score, pull = self.scores(problem, free, at, root, hessian_root, ask.weights)
+        elif ask.scores:
+            score, pull = self._reversed(problem, free, found, root, ask.weights)
         return Evaluation(
             objective,
             score,
@@ -114,6 +122,28 @@ class FOCEIObjective(Objective):
         found = torch.autograd.grad(tensors, leaves, cotangents, allow_unused=True, materialize_grads=True)
         return found[0], found[1][None] if weights else None
 
+    def held(self, problem: Problem, values: Values) -> Tensor | None:
+        """Residual variances that do not move with the modes."""
+        return None
+
+    def _reversed(
+        self,
+        problem: Problem,
+        free: Tensor,
+        found: Minimum[ConditionalExpansion],
+        root: Tensor,
+        weights: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """`scores` of observations of any kind, by reverse mode through their density."""
+        leaves = [copied(free, found.x.shape[-2])]
+        if weights:
+            leaves.append(problem.weights.detach().clone().requires_grad_())
+            problem = problem.with_weights(leaves[1])
+        every = torch.ones_like(found.indefinite)
+        by_scale = torch.cholesky_inverse(root)
+        score, *pull = carried(problem, leaves, found, every, 0.0, by_scale, 2.0, self.held)
+        return score, pull[0][None] if weights else None
+
 
 class FOCEObjective(FOCEIObjective):
     """First-order conditional estimation without interaction: R is that at eta = 0."""
@@ -122,7 +152,11 @@ class FOCEObjective(FOCEIObjective):
 
     def density(self, problem: Problem, values: Values) -> Conditional:
         """See `FOCEIObjective`."""
-        return Conditional.of(problem, values, held=at_zero(problem, values))
+        return Conditional.of(problem, values, held=self.held(problem, values))
+
+    def held(self, problem: Problem, values: Values) -> Tensor | None:
+        """See `FOCEIObjective`: R at eta = 0."""
+        return at_zero(problem, values)
 
     def residual(self, problem: Problem, f: Tensor, values: Values) -> tuple[Tensor, Tensor]:
         """R at eta = 0, as a function of the parameters; R' = 0."""
@@ -133,13 +167,14 @@ class FOCEObjective(FOCEIObjective):
 def at_zero(problem: Problem, values: Values) -> Tensor:
     """The residual variance at eta = 0, `[draw, subject, time]`, at values of `[draw, P]` or `[draw, subject, P]`."""
     eta = values.factor.new_zeros(values.factor.shape[0], problem.n_subjects, problem.q)
-    f = problem.predict(eta, values).f
+    f = problem.predict(eta, values).f[..., : problem.y.shape[-1]]
     return problem.variance(f, values)[0].expand(f.shape)
 
 
 def _cotangents(at: ConditionalExpansion, root: Tensor, hessian_root: Tensor) -> dict[str, Tensor]:
     """Partial derivatives of O_i - u' dl_i/dz (u held) in f, J, R and R'."""
-    terms: Terms = at.terms
+    terms = at.terms
+    assert isinstance(terms, Terms)
     e, r, scaled, relative = terms.residual, terms.inverse, terms.scaled, terms.relative
     square = scaled * e
     explained = torch.zeros_like(e)  # a' K^-1 a, for the column a of J at one time

@@ -59,9 +59,14 @@ def redesigned(problem: Problem, time: Tensor, dose_factor: Tensor) -> Problem:
     """
     other, schedule = copy.copy(problem), problem.schedule
     other.time = time
+    events = schedule.events
     other.schedule = dataclasses.replace(
         schedule,
         time=time,
+        events=dataclasses.replace(
+            events, amount=events.amount * dose_factor, rate=events.rate * dose_factor
+        ),
+        origin=None,  # no part of the schedule that it came from
         bolus=tuple(None if x is None else x * dose_factor for x in schedule.bolus),
         rate=tuple(None if x is None else x * dose_factor for x in schedule.rate),
     )

@@ -8,6 +8,9 @@ which is -log_joint without its constants; f = f(L z) and R = R(f) is the residu
 is divided by Omega, so a variance may go to zero and a correlation to one without harm. All subjects, and all parameter
 vectors asked for, are one batch `[*draw, subject]` of Newton minimisations with exact Hessians; where a Hessian is
 indefinite the expected information I + J' W J, with J = df/dz and W = 1/R + (R'/R)^2 / 2, takes its place.
+
+Where observations are not Gaussian, not measured or not independent, their log density and its derivatives
+(`Problem.local`) stand in for the residual part; J and W then belong to the rows of a prediction.
 """
 
 from __future__ import annotations
@@ -21,8 +24,9 @@ from torch import Tensor
 
 from ..errors import Status
 from ..maths.newton import Minimum, minimise
+from ..model.likelihood import Curvature
 from ..model.parameters import Values
-from ..model.problem import Directions, Prediction, Problem
+from ..model.problem import LOG_2PI, Directions, Prediction, Problem
 
 STEP_LIMIT = 6.0
 """Longest Newton step of a whitened random effect, in prior standard deviations."""
@@ -79,6 +83,34 @@ class Terms:
         return self.inverse + 2 * self.scaled * self.relative + 0.5 * (curved + bent)
 
 
+class LocalTerms:
+    """The same for any kind of observation, in the rows of a prediction: phi = -log p, less log(2 pi)/2 where Gaussian.
+
+    Attributes:
+        phi: `[*draw, subject, time]`.
+        first: d phi / d row, `[*draw, subject, row]`.
+        weight, second: the expected and the observed second derivative, `Curvature`s.
+    """
+
+    def __init__(
+        self, problem: Problem, f: Tensor, values: Values, held: Tensor | None = None, exact: bool = True
+    ) -> None:
+        at = problem.local(f, values, observed=exact, held=held)
+        self.phi = -at.log_p - 0.5 * LOG_2PI * problem.gaussian.to(at.log_p.dtype)
+        self.first = -at.score
+        self.weight = at.weight
+        self.second = at.weight if at.second is None else at.second
+
+
+def terms_of(
+    problem: Problem, f: Tensor, values: Values, held: Tensor | None = None, exact: bool = True
+) -> Terms | LocalTerms:
+    """The residual part at rows `f`; `exact` where second derivatives will be asked for."""
+    if problem.plain:
+        return Terms(problem, f, values, held)
+    return LocalTerms(problem, f, values, held, exact)
+
+
 def predict_along(problem: Problem, eta: Tensor, values: Values, factor: Tensor, order: int) -> Prediction:
     """Predictions at `eta [*draw, subject, q]` with derivatives in z, where eta = L z (none when q = 0).
 
@@ -108,9 +140,9 @@ class ConditionalExpansion:
     Attributes:
         eta: L z, `[*draw, subject, q]`.
         value, gradient, hessian: of l, `[*draw, subject]` and with one and two axes of q.
-        jac: J = df/dz, `[*draw, subject, q, time]`; None when q = 0.
-        hess: d2f/dz2, `[q, q, *draw, subject, time]`; None when q = 0 or not exact.
-        terms: the `Terms` at the prediction.
+        jac: J = df/dz, `[*draw, subject, q, row]`; None when q = 0.
+        hess: d2f/dz2, `[q, q, *draw, subject, row]`; None when q = 0 or not exact.
+        terms: the `Terms` at the prediction (`LocalTerms` where the problem is not plain).
     """
 
     def __init__(
@@ -126,7 +158,7 @@ class ConditionalExpansion:
         self.eta = torch.matmul(factor, z.unsqueeze(-1)).squeeze(-1)
         prediction = predict_along(problem, self.eta, values, factor, 2 if exact else 1)
         self.hess = prediction.hess
-        self.terms = terms = Terms(problem, prediction.f, values, held)
+        self.terms = terms = terms_of(problem, prediction.f, values, held, exact)
         self.value = terms.phi.sum(-1) + 0.5 * (z * z).sum(-1)
         self.jac = None if prediction.jac is None else prediction.jac.movedim(0, -2)
         self.gradient = z
@@ -146,10 +178,12 @@ class ConditionalExpansion:
         """I + J' W J, the expected information in z: positive definite, `[*draw, subject, q, q]`."""
         return self._with_identity(self.terms.weight)
 
-    def _with_identity(self, weight: Tensor) -> Tensor:
+    def _with_identity(self, weight: Tensor | Curvature) -> Tensor:
         identity = torch.eye(self.z.shape[-1], dtype=self.z.dtype, device=self.z.device)
         if self.jac is None:
             return identity.expand(*self.z.shape, 0)
+        if isinstance(weight, Curvature):
+            return torch.matmul(weight.times(self.jac), self.jac.mT) + identity
         return torch.matmul(self.jac * weight.unsqueeze(-2), self.jac.mT) + identity
 
     def fallback(self) -> Tensor:

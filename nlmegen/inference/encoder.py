@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import DataError
 from .families import FAMILIES, Family
 from .features import Reader, Record
 from .posterior import Approximation, Posterior, log_joint
@@ -132,9 +133,22 @@ class Encoder(nn.Module):
         raw: Tensor = self.head(self.body(torch.cat(pooled, -1)))
         return raw
 
+    def suits(self, problem: Problem) -> bool:
+        """Whether a problem's patients have the random effects that it was trained for: as many occasions."""
+        return problem.q == self.reader.q
+
     @torch.no_grad()
     def approximate(self, problem: Problem, values: Values, widen: float = WIDEN) -> Approximation:
-        """q(eta | record) of a problem's patients at these parameters; its SDs times `widen`, for drawing."""
+        """q(eta | record) of a problem's patients at these parameters; its SDs times `widen`, for drawing.
+
+        Raises:
+            DataError: the patients have other random effects than those it was trained for.
+        """
+        if not self.suits(problem):
+            raise DataError(
+                f"the encoder was trained for {self.reader.occasions} occasions a patient, and these patients have"
+                f" {problem.levels.count} (column OCC); use how='importance', which trains nothing, or fit again"
+            )
         record = self.reader.read(problem, values)
         raw = self.family.widened(self(record).double(), self.reader.q, widen)
         return Approximation(self.family, raw, record.location, record.scale)

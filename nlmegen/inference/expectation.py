@@ -20,8 +20,8 @@ from torch import Tensor
 
 from ..maths.taylor import Taylor
 from ..model.problem import LOG_2PI
+from .density import Reverse, gaussian_score, sigma_information, weigh, without_lost
 from .families import log_diagonal, times
-from .linearise import gaussian_score
 
 if TYPE_CHECKING:
     from ..model.parameters import Values
@@ -86,6 +86,82 @@ def _plain(x: Tensor | Taylor) -> tuple[Tensor, list[Tensor]]:
     return (x.value, list(x.jac)) if isinstance(x, Taylor) else (x, [])
 
 
+class GaussianTerms:
+    """Residual terms of a Gaussian page about predictions `f [draw, chain, subject, time]`.
+
+    Attributes:
+        fit: log p(y | eta), `[draw, chain, subject]`.
+    """
+
+    def __init__(self, chart: Chart, free: Tensor, values: Values, f: Tensor) -> None:
+        self.chart, self.f = chart, f
+        problem, self.mask = chart.problem, chart.problem.mask
+        self.variance, self.slope, self.by_sigma = residual_variance(chart, f, values)
+        self.residual = problem.y - f
+        self.square = self.residual * self.residual / self.variance * self.mask
+        logs = (self.variance.log() + LOG_2PI) * self.mask
+        self.fit = problem.log_jacobian - 0.5 * (self.square.sum(-1) + logs.sum(-1))
+
+    def add(self, by_theta: list[Tensor], weight: Tensor, scores: Tensor, information: Tensor | None) -> None:
+        """Add what residual parameters and thetas (f moves by `by_theta`) have of the expectations over draws."""
+        chart, lost, mask = self.chart, weight == 0, self.mask
+
+        def weighed(x: Tensor) -> Tensor:
+            """Expectation of x, summed over time, `[chain, subject]`; what wild draws predict harms no sum."""
+            return (weight * x.sum(-1).masked_fill(lost, 0.0)).sum(0)
+
+        excess = 0.5 * (self.square - mask)
+        for c, a in enumerate(chart.sigmas):
+            scores[..., a] += weighed(excess * self.by_sigma[c])
+            if information is None:
+                continue
+            for d in range(c + 1):
+                b, both = chart.sigmas[d], self.by_sigma[c] * self.by_sigma[d] * mask
+                information[a, b] = information[b, a] = 0.5 * float(weighed(both.expand_as(self.f)).sum())
+        if not by_theta:
+            return
+        pull, expected = gaussian_score(self.residual, self.variance, self.slope.expand_as(self.f))
+        pull, expected = pull * mask, expected * mask
+        for c, a in enumerate(chart.others):
+            scores[..., a] += weighed(pull * by_theta[c])
+            if information is None:
+                continue
+            for d in range(c + 1):
+                b, both = chart.others[d], expected * by_theta[c] * by_theta[d]
+                information[a, b] = information[b, a] = float(weighed(both).sum())
+
+
+class LocalTerms:
+    """As `GaussianTerms`, for any density."""
+
+    def __init__(self, chart: Chart, free: Tensor, values: Values, f: Tensor) -> None:
+        self.chart, self.free, self.values, self.f = chart, free, values, f
+        self.reverse = Reverse(chart.problem, free, chart.sigmas, f)
+        self.fit = chart.problem.log_jacobian + self.reverse.log_p
+
+    def add(self, by_theta: list[Tensor], weight: Tensor, scores: Tensor, information: Tensor | None) -> None:
+        """As of `GaussianTerms`."""
+        chart, problem, lost = self.chart, self.chart.problem, (weight == 0).unsqueeze(-1)
+        if not chart.sigmas and not by_theta:
+            return
+        push, own_scores = self.reverse.pull(weight)
+        scores[..., chart.sigmas] += own_scores
+        for tangent, a in zip(by_theta, chart.others, strict=True):
+            scores[..., a] += (push * tangent).masked_fill(lost, 0.0).sum((0, -1))
+        if information is None:
+            return
+        f = without_lost(self.f, lost.squeeze(-1), weight)
+        if chart.sigmas:
+            index = torch.tensor(chart.sigmas)
+            found = sigma_information(problem, f, self.free, chart.sigmas, weight)
+            information[index.unsqueeze(-1), index] = found
+        if by_theta:
+            index = torch.tensor(chart.others)
+            jac = torch.stack(by_theta, -1).masked_fill(lost.unsqueeze(-1), 0.0)
+            expected = jac.mT @ weigh(problem.local(f, self.values).weight, jac)
+            information[index.unsqueeze(-1), index] = (weight[..., None, None] * expected).sum((0, 1, 2))
+
+
 def expectation(
     chart: Chart, free: Tensor, moves: Tensor, eta: Tensor, log_q: Tensor, *, informed: bool = True
 ) -> Expectation:
@@ -98,7 +174,7 @@ def expectation(
         eta: draws, `[draw, chain, subject, q]`; log_q: their log density, `[draw, chain, subject]`.
         informed: find the information too.
     """
-    problem, mask = chart.problem, chart.problem.mask
+    problem = chart.problem
     values = problem.values(free)
     by_theta: list[Tensor] = []
     if chart.others:
@@ -109,21 +185,13 @@ def expectation(
     else:
         prediction = problem.predict(eta, values)
     f = prediction.f
-    variance, slope, by_sigma = residual_variance(chart, f, values)
-    residual = problem.y - f
-    square = residual * residual / variance * mask
-    fit = problem.log_jacobian - 0.5 * (square.sum(-1) + ((variance.log() + LOG_2PI) * mask).sum(-1))
+    kind = GaussianTerms if problem.plain else LocalTerms
+    terms: GaussianTerms | LocalTerms = kind(chart, free, values, f)
     white = times(torch.linalg.inv(values.factor)[None], eta)
     constant = log_diagonal(values.factor) + 0.5 * problem.q * LOG_2PI
-    log_weights = fit - 0.5 * (white * white).sum(-1) - constant - log_q
+    log_weights = terms.fit - 0.5 * (white * white).sum(-1) - constant - log_q
     log_weights = log_weights.nan_to_num(nan=-math.inf, posinf=-math.inf)
     weight = torch.softmax(log_weights, 0)
-    lost = weight == 0
-
-    def weighed(x: Tensor) -> Tensor:
-        """Expectation of x, summed over time, `[chain, subject]`; what wild draws predict harms no sum."""
-        return (weight * x.sum(-1).masked_fill(lost, 0.0)).sum(0)
-
     # draws side by side for each chain and subject: moments are then products of small matrices
     rows = eta.permute(1, 2, 0, 3).contiguous()
     column = weight.permute(1, 2, 0).unsqueeze(-1)
@@ -131,20 +199,7 @@ def expectation(
     second = rows.mT @ (rows * column)
     scores = _prior_scores(chart, free, moves, mean, second)
     information = torch.zeros(problem.P, problem.P, dtype=torch.float64)
-    excess = 0.5 * (square - mask)
-    for c, a in enumerate(chart.sigmas):
-        scores[..., a] += weighed(excess * by_sigma[c])
-        for d in range(c + 1 if informed else 0):
-            b, both = chart.sigmas[d], by_sigma[c] * by_sigma[d] * mask
-            information[a, b] = information[b, a] = 0.5 * float(weighed(both.expand_as(f)).sum())
-    if by_theta:
-        pull, expected = gaussian_score(residual, variance, slope.expand_as(f))
-        pull, expected = pull * mask, expected * mask
-        for c, a in enumerate(chart.others):
-            scores[..., a] += weighed(pull * by_theta[c])
-            for d in range(c + 1 if informed else 0):
-                b, both = chart.others[d], expected * by_theta[c] * by_theta[d]
-                information[a, b] = information[b, a] = float(weighed(both).sum())
+    terms.add(by_theta, weight, scores, information if informed else None)
     if informed:
         precision = torch.cholesky_inverse(values.factor)
         information = information / eta.shape[1] + (moves.mT @ precision @ moves).sum(0)

@@ -4,6 +4,10 @@ One token an observation (times, residual, sensitivities, endpoint, covariates t
 time, compartment), one context (covariates, the linearised posterior). Values enter as standardised residuals and
 sensitivities J L at the current parameters, so that the tokens move with the parameters and the network need not be
 trained anew for every step of theta. All numbers are pressed into a few units; padding is masked.
+
+Where observations are not Gaussian their score takes the residual's place, and a token says more of them (`marks`);
+where there are occasions, every token says to which it belongs; and doses say what steady state they bring and what of
+them the page gives.
 """
 
 from __future__ import annotations
@@ -15,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..data.events import Kind
 from .linearise import Linearised, linearise
+from .marks import DOSE_MARKS, MARKS, dose_marks, marks, occasion_marks
 
 if TYPE_CHECKING:
     from ..model.parameters import Values
@@ -60,6 +66,9 @@ class Reader:
         covariates: (name, centre, spread, varies in time) of every covariate read.
         time_scale: the median observation time; dose_scale and rate_scale: the median amount and infusion rate.
         steps: Gauss-Newton steps of the linearisation.
+        occasions: most occasions of a patient, 1 on a page without effects between them.
+        rows: rows of a prediction for each observation.
+        general: whether observations may be other than Gaussian; events: doses other than plain ones.
     """
 
     q: int
@@ -70,6 +79,10 @@ class Reader:
     dose_scale: float
     rate_scale: float
     steps: int = 4
+    occasions: int = 1
+    rows: int = 1
+    general: bool = False
+    events: bool = False
 
     @classmethod
     def of(cls, problem: Problem, steps: int = 4) -> Reader:
@@ -90,15 +103,21 @@ class Reader:
             dose_scale=_typical(amount),
             rate_scale=_typical(rate),
             steps=steps,
+            occasions=problem.levels.count,
+            rows=2 if problem.scaled else 1,
+            general=not problem.plain,
+            events=not problem.schedule.plain,
         )
 
     @property
     def sizes(self) -> tuple[int, int, int]:
         """Lengths of an observation token, a dose token and the context."""
         varying = sum(varies for *_, varies in self.covariates)
+        occasions = self.occasions if self.occasions > 1 else 0
+        more = (MARKS if self.general else 0) + (self.rows - 1) * (self.q + 1)
         return (
-            7 + self.q + self.endpoints + varying,
-            3 + 2 * self.compartments,
+            7 + self.q + self.endpoints + varying + occasions + more,
+            3 + 2 * self.compartments + occasions + (DOSE_MARKS if self.events else 0),
             3 * self.q + 2 + len(self.covariates) - varying,
         )
 
@@ -139,13 +158,14 @@ class Reader:
             y,
             mask,
             steps=self.steps,
+            general=self.general or not problem.plain,
             spread=offsets[:, :-1].exp(),
             noise=offsets[:, -1:].exp(),
         )
         prior = values.factor
         doses, dosed = self._dose_tokens(problem)
         return Record(
-            observations=_tidy(self._observation_tokens(problem, here, y)),
+            observations=_tidy(self._observation_tokens(problem, here, y, values)),
             mask=mask.float(),
             doses=_tidy(doses),
             dosed=dosed.float(),
@@ -158,12 +178,14 @@ class Reader:
         """Which segments open with a dose or run an infusion, `[subject, event]`."""
         return self._dose_tokens(problem)[1]
 
-    def _observation_tokens(self, problem: Problem, here: Linearised, y: Tensor) -> Tensor:
-        time = problem.time
+    def _observation_tokens(self, problem: Problem, here: Linearised, y: Tensor, values: Values) -> Tensor:
+        time, width = problem.time, problem.time.shape[-1]
         sd = here.variance.sqrt()
         design = here.design / sd.unsqueeze(-1)
+        pull = (y - here.f) / sd if here.score is None else here.score * sd
+        further, design = design[:, width:], design[:, :width]
         reach = (1.0 + (design * design).sum(-1)).sqrt()
-        residual = (y - here.f) / sd
+        residual = pull[:, :width]
         columns = [
             torch.log1p(time.clamp_min(0) / self.time_scale),
             time / (4.0 * self.time_scale),
@@ -171,14 +193,22 @@ class Reader:
             torch.asinh(residual),
             torch.asinh(residual / reach),
             reach.log(),
-            torch.asinh(here.slope / sd),
+            torch.asinh((here.slope / sd)[:, :width]),
         ]
         if problem.endpoint_masks is None:
             columns.append(torch.ones_like(time))
         else:
             columns += [mask.to(time.dtype) for mask in problem.endpoint_masks]
         columns += [self._covariate(problem, *c[:3]).expand_as(time) for c in self.covariates if c[3]]
-        return torch.cat([torch.stack(columns, -1), torch.asinh(design)], -1)
+        parts = [torch.stack(columns, -1), torch.asinh(design)]
+        if self.occasions > 1:
+            parts.append(occasion_marks(problem, self.occasions))
+        if self.general:
+            parts.append(marks(problem, here, values))
+        for row in range(1, self.rows):
+            other = pull[:, row * width : (row + 1) * width].unsqueeze(-1)
+            parts += [torch.asinh(other), torch.asinh(further[:, (row - 1) * width : row * width])]
+        return torch.cat(parts, -1)
 
     def _dose_tokens(self, problem: Problem) -> tuple[Tensor, Tensor]:
         amount, rate = _doses(problem)
@@ -190,7 +220,14 @@ class Reader:
         ]
         given = torch.cat([amount / self.dose_scale, rate / self.rate_scale], -1)
         dosed = (given > 0).any(-1)
-        return torch.cat([torch.stack(columns, -1), torch.log(given + 0.01) / math.log(100.0)], -1), dosed
+        parts = [torch.stack(columns, -1), torch.log(given + 0.01) / math.log(100.0)]
+        if self.occasions > 1:
+            parts.append(occasion_marks(problem, self.occasions, segments=True))
+        if self.events:
+            more, marked = dose_marks(problem, self.time_scale)
+            parts.append(more)
+            dosed = dosed | marked
+        return torch.cat(parts, -1), dosed
 
     def _context(self, problem: Problem, here: Linearised, mask: Tensor, offsets: Tensor) -> Tensor:
         diagonal = here.factor.diagonal(dim1=-2, dim2=-1).log()
@@ -207,11 +244,18 @@ class Reader:
 
 
 def _doses(problem: Problem) -> tuple[Tensor, Tensor]:
-    """Bolus amounts and running infusion rates `[subject, event, compartment]`."""
+    """Bolus amounts and running infusion rates `[subject, event, compartment]`; of steady states and of infusions whose
+    rate the page gives, the amounts as well.
+    """
     schedule = problem.schedule
     none = torch.zeros_like(schedule.start)
     amounts = [none if x is None else x for x in schedule.bolus]
     rates = [none if x is None else x for x in schedule.rate]
+    if not schedule.plain:
+        events = schedule.events
+        opens = (events.kind == Kind.STEADY) | ((events.kind == Kind.START) & (events.modelled > 0))
+        whole = torch.where(opens, events.amount, 0.0)
+        amounts = [x + torch.where(schedule.target == c, whole, 0.0) for c, x in enumerate(amounts)]
     return torch.stack(amounts, -1), torch.stack(rates, -1)
 
 

@@ -119,5 +119,5 @@ def _with_modes(
 def undosed(problem: Problem) -> Tensor:
     """Subjects without a dose where others have one, `[subject]` bool."""
     kind = problem.population.events.kind
-    dosed = ((kind == Kind.BOLUS) | (kind == Kind.START)).any(-1)
+    dosed = ((kind == Kind.BOLUS) | (kind == Kind.START) | (kind == Kind.STEADY)).any(-1)
     return ~dosed & dosed.any()

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..model.parameters import Values
-from ..model.problem import Problem
+from ..model.problem import LOG_2PI, Prediction, Problem
 from .conditional import FOCEObjective
 from .ebe import predict_along
 from .objective import Evaluation, Objective, Request, by_subject, copied
@@ -77,6 +77,8 @@ def _normal(problem: Problem, values: Values) -> tuple[Tensor, Tensor, Tensor]:
     f = prediction.f
     variance = problem.variance(f, values)[0].expand(f.shape)
     off = (problem.y - f) * problem.mask
+    if not problem.plain:
+        return _correlated(problem, values, prediction, variance, off)
     squares, log_det = (off**2 / variance).sum(-1), variance.log().sum(-1)
     identity = torch.eye(problem.q, dtype=f.dtype, device=f.device).expand(*eta.shape, problem.q)
     if prediction.jac is None:
@@ -86,5 +88,22 @@ def _normal(problem: Problem, values: Values) -> tuple[Tensor, Tensor, Tensor]:
     root, _ = torch.linalg.cholesky_ex(identity + torch.matmul(weighted, jac.mT))
     pulled = torch.matmul(weighted, off.unsqueeze(-1))
     half = torch.linalg.solve_triangular(root, pulled, upper=False)
+    squares = squares - (half * half).sum((-2, -1))
+    return squares, log_det + 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(-1), root
+
+
+def _correlated(
+    problem: Problem, values: Values, prediction: Prediction, variance: Tensor, off: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same with correlated residuals: R^-1 is the weight of a density whose variances are held."""
+    at = problem.local(prediction.f, values, held=variance)
+    squares = (at.score * off).sum(-1)
+    log_det = -2 * at.log_p.sum(-1) - LOG_2PI * problem.gaussian.to(off.dtype).sum(-1) - squares
+    if prediction.jac is None:
+        return squares, log_det, torch.eye(0, dtype=off.dtype).expand(*off.shape[:-1], 0, 0)
+    jac = prediction.jac.movedim(0, -2)
+    identity = torch.eye(problem.q, dtype=off.dtype)
+    root, _ = torch.linalg.cholesky_ex(identity + torch.matmul(at.weight.times(jac), jac.mT))
+    half = torch.linalg.solve_triangular(root, torch.matmul(jac, at.score.unsqueeze(-1)), upper=False)
     squares = squares - (half * half).sum((-2, -1))
     return squares, log_det + 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(-1), root

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ..errors import FitError
+from ..model.compiled import unusual
 from ..model.problem import Problem
 from .classic import Classic
 from .conditional import FOCEIObjective, FOCEObjective
@@ -32,6 +34,7 @@ class FOCEI(Classic):
 
     def objective(self, problem: Problem) -> Objective:
         """See `Classic`."""
+        _refuse(problem, "FOCEI")
         return FOCEIObjective(problem)
 
 
@@ -56,6 +59,7 @@ class FOCE(Classic):
 
     def objective(self, problem: Problem) -> Objective:
         """See `Classic`."""
+        _refuse(problem, "FOCE")
         return FOCEObjective(problem)
 
 
@@ -79,4 +83,19 @@ class FO(Classic):
 
     def objective(self, problem: Problem) -> Objective:
         """See `Classic`."""
+        _refuse(problem, "FO")
         return FOObjective(problem)
+
+
+def _refuse(problem: Problem, method: str) -> None:
+    """Raise a FitError where the observations are none that a first-order method can take."""
+    if not problem.measured:
+        raise FitError(
+            f"{method} takes observations that are Gaussian and measured, and here {unusual(problem)}; use Laplace(),"
+            " AGQ(), SAEM(), Importance() or ELBO() (NONMEM asks for LAPLACE here, too)"
+        )
+    if problem.scaled and method != "FOCEI":
+        raise FitError(
+            f"{method} takes the residual variance at eta = 0, so that random effects on the residual error would"
+            " change nothing; use FOCEI(), Laplace(), AGQ(), SAEM(), Importance() or ELBO()"
+        )

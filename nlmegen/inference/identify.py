@@ -211,7 +211,7 @@ def _size(problem: Problem, free: Tensor) -> Tensor:
     """A step as large as one in a logarithm is, for each free parameter `[P]`."""
     layout = problem.layout
     kinds = {name: b.kind for name, b in zip(layout.theta_names, layout.bijections, strict=True)}
-    omega_sd = problem.omega(free).diagonal().sqrt()
+    omega_sd = problem.page_omega(free).diagonal().sqrt()
     size = torch.ones_like(free)
     for k, name in enumerate(problem.names):
         if kinds.get(name) == "identity":

@@ -27,10 +27,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .density import gaussian_score, log_density, score_and_weight, weigh
 from .families import log_diagonal, times
-from .linearise import gaussian_score
 
 if TYPE_CHECKING:
+    from ..model.likelihood import Curvature
     from ..model.parameters import Values
     from ..model.problem import Problem
 
@@ -188,19 +189,27 @@ def anchored(problem: Problem, values: Values, candidates: Tensor) -> Anchor:
     prediction = problem.predict(candidates, values, 1)
     assert prediction.jac is not None
     f = prediction.f
-    variance, slope, _ = problem.variance(f, values)
-    residual = problem.y - f
-    fit = -0.5 * ((residual * residual / variance + variance.log()) * problem.mask).sum(-1)
+    if gaussian := problem.plain:
+        variance, slope, _ = problem.variance(f, values)
+        residual = problem.y - f
+        fit = -0.5 * ((residual * residual / variance + variance.log()) * problem.mask).sum(-1)
+    else:
+        fit = log_density(problem, f, values)
     white = torch.linalg.solve_triangular(values.factor, candidates.unsqueeze(-1), upper=False)
     height = (fit - 0.5 * white.squeeze(-1).square().sum(-1)).nan_to_num(nan=-math.inf)
     best = height.argmax(0)
     subject = torch.arange(candidates.shape[1])
-    score, weight = gaussian_score(residual, variance.expand_as(f), slope.expand_as(f))
-    score, weight = ((x * problem.mask)[best, subject].nan_to_num(0.0, 0.0, 0.0) for x in (score, weight))
+    weight: Tensor | Curvature
+    if gaussian:
+        score, weight = gaussian_score(residual, variance.expand_as(f), slope.expand_as(f))
+        score, weight = ((x * problem.mask)[best, subject].nan_to_num(0.0, 0.0, 0.0) for x in (score, weight))
+    else:
+        score, weight = score_and_weight(problem, f[best, subject], values)
+        score = score.nan_to_num(0.0, 0.0, 0.0)
     jac = prediction.jac.movedim(0, -1)[best, subject].nan_to_num(0.0, 0.0, 0.0) @ values.factor
     z = white[best, subject]
     identity = torch.eye(jac.shape[-1], dtype=torch.float64)
-    information = jac.mT @ (jac * weight.unsqueeze(-1)) + identity
+    information = (jac.mT @ weigh(weight, jac)).nan_to_num(0.0, 0.0, 0.0) + identity
     lower = torch.linalg.cholesky(information)
     step = torch.cholesky_solve(jac.mT @ score.unsqueeze(-1) - z, lower)
     step = step * (STEP_LIMIT / step.abs().amax(1, keepdim=True).clamp_min(STEP_LIMIT))

@@ -1,7 +1,8 @@
 """The M-step: the parameters that maximise the expected log density of data and random effects.
 
     theta of a mu-referenced pair    mu + mean of E[eta | y]      (given Omega, where other etas have no theta)
-    Omega                            mean of E[eta eta' | y] about the new mu, block by block; fixed blocks stay
+    Omega                            mean of E[eta eta' | y] about the new mu, block by block; fixed blocks stay; of
+                                     effects between occasions over all occasions of all subjects
     sigma, R in proportion to it     sigma^2 times mean of E[(y - f)^2 / R | y]
     every other theta or sigma       one scoring step, by the expected information of the complete data
 
@@ -35,6 +36,8 @@ likelihood is flat in its logarithm, and a step back would take for ever."""
 def closed_sigmas(chart: Chart, free: Tensor) -> list[bool]:
     """For each of the chart's sigmas, whether R is its square times something that no other sigma moves."""
     problem = chart.problem
+    if not problem.plain:
+        return [False] * len(chart.sigmas)
     f = 1.0 + torch.arange(problem.y.numel(), dtype=torch.float64).reshape(problem.y.shape) % 7
     _, _, tangents = residual_variance(chart, f, problem.values(free))
     flags = []
@@ -65,16 +68,17 @@ def maximisation(
     shift = moves @ step
     mean, second = found.mean.mean(0), found.second.mean(0)
     cross = mean.unsqueeze(-1) * shift.unsqueeze(-2)
-    moment = (second + cross + cross.mT + shift.unsqueeze(-1) * shift.unsqueeze(-2)).mean(0)
+    moment = second + cross + cross.mT + shift.unsqueeze(-1) * shift.unsqueeze(-2)
+    moment = chart.problem.levels.pooled(moment)
     sigma = sigma_step(chart, score, found.information, closed)
     if least > 0.0:
         seen_omega, seen_sigma = visible(chart, free, found)
         floor = torch.where(seen_omega > FAINT, least, 1.0)
-        ratio = (moment.diagonal() / chart.problem.omega(free).diagonal()).sqrt()
+        ratio = (moment.diagonal() / chart.problem.page_omega(free).diagonal()).sqrt()
         wider = (floor / ratio).clamp_min(1.0)
         moment = moment * wider * wider.unsqueeze(-1)
-        sigma[chart.sigmas] = torch.maximum(
-            sigma[chart.sigmas], torch.where(seen_sigma > FAINT, math.log(least), 0.0)
+        sigma[chart.deviations] = torch.maximum(
+            sigma[chart.deviations], torch.where(seen_sigma > FAINT, math.log(least), 0.0)
         )
     free = chart.with_omega(free + step, moment) + sigma
     return free + prior_step(chart, free, found.information) if chart.problem.penalised else free
@@ -84,14 +88,15 @@ def visible(chart: Chart, free: Tensor, found: Expectation) -> tuple[Tensor, Ten
     """How much the data say of each standard deviation, next to what they would if nothing hid it.
 
     Returns:
-        For random effects `[q]`, mean of (1 - var(eta | y) / omega^2)^2; for the chart's sigmas, the share of the
-        information 2 n of a residual standard deviation that is alone.
+        For the page's random effects `[q]`, mean of (1 - var(eta | y) / omega^2)^2; for the chart's residual standard
+        deviations, the share of the information 2 n of one that is alone.
     """
     mean, second = found.mean.mean(0), found.second.mean(0)
     variance = second.diagonal(dim1=-2, dim2=-1) - mean * mean
-    learnt = (1.0 - variance / chart.problem.omega(free).diagonal()).square().mean(0)
+    learnt = (1.0 - variance / chart.problem.omega(free).diagonal()).square()
+    learnt = chart.problem.levels.mean(learnt)
     alone = 2.0 * float(chart.problem.mask.sum())
-    own = found.information.diagonal()[chart.sigmas]
+    own = found.information.diagonal()[chart.deviations]
     return learnt, own / alone
 
 
@@ -135,12 +140,13 @@ def sigma_step(chart: Chart, score: Tensor, information: Tensor, closed: list[bo
 
 def complete_information(chart: Chart, free: Tensor, information: Tensor) -> Tensor:
     """Expected information of the complete data: `information [P, P]` of thetas and sigmas, and that of the entries of
-    the Cholesky factor of Omega, 2 n for a logarithm on its diagonal and n (Omega^-1)_ii below it.
+    the Cholesky factor of Omega, 2 n for a logarithm on its diagonal and n (Omega^-1)_ii below it, n being subjects or
+    their occasions.
     """
     problem, whole = chart.problem, information.clone()
-    precision = torch.cholesky_inverse(problem.values(free).factor).diagonal()
-    for a, i, j in chart.spreads:
-        whole[a, a] = problem.n_subjects * (2.0 if i == j else float(precision[i]))
+    precision = torch.linalg.inv(problem.page_omega(free)).diagonal()
+    for a, i, j in chart.entries:
+        whole[a, a] = float(problem.levels.numbers[i]) * (2.0 if i == j else float(precision[i]))
     return whole
 
 

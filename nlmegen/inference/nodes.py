@@ -38,12 +38,13 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
-from ..maths.newton import Minimum
 from ..maths.quadrature import tensor_grid
+from ..model.parameters import Values
 from ..model.problem import Problem
 from . import objective as pieces
+from .carried import carried, laid_by
 from .conditional import FOCEIObjective
-from .ebe import Conditional, ConditionalExpansion, find_modes
+from .ebe import Conditional, find_modes, terms_of
 from .objective import Evaluation, Objective, Request, by_subject, copied
 
 
@@ -103,7 +104,7 @@ class QuadratureObjective(Objective):
             found = find_modes(density, eta, near=ask.near, tolerance=ask.tolerance)
             at = found.expansion
             expected = found.indefinite if not self.lacking else torch.ones_like(found.indefinite)
-            matrix = _scale(at, expected)
+            matrix = laid_by(at, expected)
             root, _ = torch.linalg.cholesky_ex(matrix)
             log_det = 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         copies = copied(free, problem.n_subjects)
@@ -119,7 +120,7 @@ class QuadratureObjective(Objective):
         if ask.scores:
             by_scale = by_scale + torch.cholesky_inverse(root)
             direct = 2.0 if average is None else 0.0
-            score = score + _carried(problem, copies, found, expected, by_mode, by_scale, direct)
+            score = score + carried(problem, (copies,), found, expected, by_mode, by_scale, direct)[0]
         return Evaluation(
             objective,
             score if ask.scores else None,
@@ -143,55 +144,6 @@ class LaplaceObjective(QuadratureObjective):
 
 THIRD = 3
 """Cost of third derivatives at the modes, as a multiple of that of second ones."""
-
-
-def _scale(at: ConditionalExpansion, expected: Tensor) -> Tensor:
-    """M: the exact Hessian, or the expected information where `expected [draw, subject]`."""
-    if not bool(expected.any()):
-        return at.hessian
-    return torch.where(expected[..., None, None], at.information, at.hessian)
-
-
-def _carried(
-    problem: Problem,
-    copies: Tensor,
-    found: Minimum[ConditionalExpansion],
-    expected: Tensor,
-    by_mode: Tensor,
-    by_scale: Tensor,
-    direct: float,
-) -> Tensor:
-    """The derivative in psi that comes by way of the grid, `[draw, subject, P]`.
-
-    Args:
-        problem: the binding of page and data.
-        copies: the parameters of every subject, `[draw, subject, P]`.
-        found: the modes.
-        expected: where M is the expected information, `[draw, subject]`.
-        by_mode, by_scale: cotangents of z* `[draw, subject, q]` and of M `[draw, subject, q, q]`.
-        direct: cotangent of l at the mode, in psi at fixed z.
-    """
-    z = found.x.detach().clone().requires_grad_()
-    with torch.enable_grad():
-        values = by_subject(problem, copies)
-        at = ConditionalExpansion(problem, values, values.factor, z, exact=not bool(expected.all()))
-        whole = (by_scale * _scale(at, expected)).sum() + direct * at.value.sum()
-        gradient = at.gradient
-    if not problem.q:
-        return _grad(whole, copies)
-    score, more = torch.autograd.grad(whole, (copies, z), retain_graph=True, materialize_grads=True)
-    by_mode = by_mode + more - direct * gradient.detach()  # dl/dz = 0 at a mode, to its tolerance
-    with torch.no_grad():
-        root, _ = torch.linalg.cholesky_ex(_scale(found.expansion, found.indefinite))
-        u = torch.cholesky_solve(by_mode.unsqueeze(-1), root).squeeze(-1)
-    with torch.enable_grad():
-        moved = (u * gradient).sum()
-    return score - _grad(moved, copies)
-
-
-def _grad(whole: Tensor, copies: Tensor) -> Tensor:
-    (found,) = torch.autograd.grad(whole, copies, allow_unused=True, materialize_grads=True)
-    return found
 
 
 @dataclass(frozen=True)
@@ -278,6 +230,9 @@ def _part(
         points = leaves[1] + offset.flip(-2).movedim(-1, 0)
         eta = torch.matmul(values.factor, points.unsqueeze(-1)).squeeze(-1)
         f = problem.predict(eta, values).f
+    if not problem.plain:
+        return _by_density(problem, values, f, eta, points, leaves, log_weight, scores)
+    with torch.set_grad_enabled(scores):
         variance, slope, _ = problem.variance(f.detach(), values)
     with torch.no_grad():
         inverse = 1 / variance
@@ -285,13 +240,7 @@ def _part(
         scaled = residual * inverse
         square = scaled * residual
         phi = 0.5 * (square + variance.log()).sum(-1)
-        log_joint = -phi - 0.5 * (points * points).sum(-1)
-        log_joint = torch.where(torch.isfinite(log_joint), log_joint, -torch.inf) + log_weight[:, None, None]
-        total = torch.logsumexp(log_joint, 0)
-        share = torch.exp(log_joint - total).nan_to_num(0.0)
-        mean = (share.unsqueeze(-1) * eta).sum(0)
-        apart = eta - mean
-        cov = torch.einsum("kdn,kdni,kdnj->dnij", share, apart, apart)
+        share, total, mean, cov = _shares(phi, points, eta, log_weight)
     grads = [torch.zeros_like(leaf) for leaf in leaves]
     if scores:
         each = share.unsqueeze(-1)
@@ -304,4 +253,50 @@ def _part(
         grads = list(
             torch.autograd.grad(tensors, leaves, cotangents, allow_unused=True, materialize_grads=True)
         )
+    return Part(total, mean, cov, *grads)
+
+
+def _shares(
+    phi: Tensor, points: Tensor, eta: Tensor, log_weight: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Each node's share of the sum, its logarithm, and the mean and covariance of eta under the shares."""
+    log_joint = -phi - 0.5 * (points * points).sum(-1)
+    log_joint = torch.where(torch.isfinite(log_joint), log_joint, -torch.inf) + log_weight[:, None, None]
+    total = torch.logsumexp(log_joint, 0)
+    share = torch.exp(log_joint - total).nan_to_num(0.0)
+    mean = (share.unsqueeze(-1) * eta).sum(0)
+    apart = eta - mean
+    return share, total, mean, torch.einsum("kdn,kdni,kdnj->dnij", share, apart, apart)
+
+
+def _by_density(
+    problem: Problem,
+    values: Values,
+    f: Tensor,
+    eta: Tensor,
+    points: Tensor,
+    leaves: tuple[Tensor, Tensor, Tensor],
+    log_weight: Tensor,
+    scores: bool,
+) -> Part:
+    """The same by the density of the observations, through which reverse mode passes with the page."""
+    rows = f.detach().requires_grad_(scores)
+    with torch.set_grad_enabled(scores):
+        phi = terms_of(problem, rows, values, exact=False).phi.sum(-1)
+    with torch.no_grad():
+        share, total, mean, cov = _shares(phi.detach(), points, eta, log_weight)
+    grads = [torch.zeros_like(leaf) for leaf in leaves]
+    if scores:
+        each = share.unsqueeze(-1)
+        wanted = [rows, leaves[0]]
+        by_f, by_sigma = torch.autograd.grad(
+            phi, wanted, -share, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+        by_f = torch.where(each > 0, by_f, 0.0)  # a node without weight may be anywhere
+        pairs = [(f, by_f)] if f.requires_grad else []
+        tensors, cotangents = zip(*pairs, (points, -each * points), strict=True)
+        grads = list(
+            torch.autograd.grad(tensors, leaves, cotangents, allow_unused=True, materialize_grads=True)
+        )
+        grads[0] = grads[0] + by_sigma
     return Part(total, mean, cov, *grads)

@@ -238,14 +238,29 @@ class Objective(ABC):
         problem = self.problem
         values = problem.values(free[None])
         f = problem.predict(evaluation.eta, values).f
-        variance = problem.variance(f, values)[0]
-        squares = ((problem.y - f) ** 2 / variance * problem.mask).sum()
+        if problem.plain:
+            variance = problem.variance(f, values)[0]
+            squares = ((problem.y - f) ** 2 / variance * problem.mask).sum()
+        else:
+            squares = _surprise(problem, f, values)
         if problem.q:
             white = torch.linalg.solve_triangular(
                 values.factor.unsqueeze(-3), evaluation.eta.unsqueeze(-1), upper=False
             )
             squares = squares + (white**2).sum()
         return float(squares) / max(float(problem.mask.sum()), 1.0)
+
+
+def _surprise(problem: Problem, f: Tensor, values: Values) -> Tensor:
+    """Squared scores of all observations about their predictions in units of their information: 1 each at the truth
+    where they were measured, less where only limits are known.
+    """
+    at = problem.local(f, values)
+    times = problem.y.shape[-1]
+    score, weight = at.score[..., :times], at.weight.diagonal[..., :times]
+    lost = torch.isfinite(at.log_p).logical_not() & problem.observed
+    squares = torch.where(weight > 0, score**2 / torch.where(weight > 0, weight, 1.0), 0.0)
+    return torch.where(lost, torch.inf, squares).sum()
 
 
 def _joined(parts: list[Evaluation], dim: int) -> Evaluation:

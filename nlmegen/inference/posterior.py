@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..model.levels import column
 from .families import Family, log_diagonal, times
 from .lattice import shifted_lattice
 from .pareto import pareto_shape
@@ -90,7 +91,7 @@ class Posterior:
 
     Args:
         ids: the patients, N of them.
-        eta_names: the etas, q of them.
+        eta_names: the random effects, q of them, as `Problem.eta_names` has them.
         draws: etas drawn from q, `[K, subject, q]`.
         log_weights: log of normalised weights p(y, eta) / q(eta), `[K, subject]`; each column sums to one when
             exponentiated.
@@ -203,13 +204,16 @@ class Posterior:
         )
 
     def table(self) -> pd.DataFrame:
-        """One row a patient: id, eta_NAME_mean, eta_NAME_sd, ess (out of K draws), khat, verdict."""
+        """One row a patient: id, eta_NAME_mean, eta_NAME_sd (kappa_NAME_1_mean, ...), ess (of K draws), khat, verdict.
+
+        A patient with fewer occasions than others has the prior for those it lacks.
+        """
         import pandas as pd
 
         sd = self.cov.diagonal(dim1=-2, dim2=-1).sqrt()
         columns: dict[str, object] = {"id": list(self.ids)}
         for j, name in enumerate(self.eta_names):
-            columns[f"eta_{name}_mean"] = self.mean[:, j].numpy()
-            columns[f"eta_{name}_sd"] = sd[:, j].numpy()
+            columns[f"{column(name)}_mean"] = self.mean[:, j].numpy()
+            columns[f"{column(name)}_sd"] = sd[:, j].numpy()
         columns |= {"ess": self.ess.numpy(), "khat": self.khat.numpy(), "verdict": list(self.verdict)}
         return pd.DataFrame(columns)

@@ -5,8 +5,8 @@
     "quadrature"   nodes of an adaptive grid with their weights; up to three random effects
     "laplace"      draws of the Gaussian at the mode with the inverse Hessian as covariance, all of the same weight: an
                    approximation, and weights that are computed but not used say how good a one
-    "auto"         the encoder where there is one, else importance; a patient for whom that is not good enough is taken
-                   to the next means: importance, quadrature, many more draws
+    "auto"         the encoder where there is one (trained for as many occasions), else importance; a patient for whom
+                   that is not good enough is taken to the next means: importance, quadrature, many more draws
 
 Nothing is trained. See `Posterior.verdict` for what is good enough.
 """
@@ -78,7 +78,7 @@ def posterior(
         return gaussian(problem, values, k, seed)
     if how == "quadrature":
         return on_nodes(problem, values, _nodes_within(problem.q, k))
-    if encoder is not None and how != "importance":
+    if encoder is not None and how != "importance" and (how == "encoder" or encoder.suits(problem)):
         found = encoder.posterior(problem, values, k=k, seed=seed)
         found = dataclasses.replace(found, how=("encoder",) * problem.n_subjects)
     else:

@@ -165,7 +165,7 @@ class _Run:
         self.stage = "exploration"
         problem, chart = self.problem, chains.chart
         closed = closed_sigmas(chart, chains.free)
-        deviations = [a for a, i, j in chart.spreads if i == j] + chart.sigmas
+        deviations = [a for a, i, j in chart.entries if i == j] + chart.deviations
         turned = self.settings.flip_flop or not has_mirror(problem)
         milestone, cooling = chains.free, True
         chains.aim(2)
@@ -195,14 +195,14 @@ class _Run:
     def _heated(self, free: Tensor) -> Tensor:
         """Larger standard deviations."""
         problem, chart, free = self.problem, Chart(self.problem), free.clone()
-        factor = torch.full((problem.q,), HOT, dtype=torch.float64)
-        logs, sd = logarithmic(problem), problem.omega(free).diagonal().sqrt()
+        logs, sd = logarithmic(problem), problem.page_omega(free).diagonal().sqrt()
+        factor = torch.full_like(sd, HOT)
         for a, k in problem.mu_pairs:
             if logs[a]:
                 factor[k] = max(HOT, WIDE / float(sd[k]))
-        for a, i, j in chart.spreads:
+        for a, i, j in chart.entries:
             free[a] = free[a] + factor[i].log() if i == j else free[a] * factor[i]
-        free[chart.sigmas] += math.log(HOT)
+        free[chart.deviations] += math.log(HOT)
         return free
 
     def _turn(self, chains: Chains) -> None:

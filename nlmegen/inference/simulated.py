@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from ..model.problem import LOG_2PI
+from .density import Reverse, gaussian_score, log_density, without_lost
 from .families import log_diagonal
-from .linearise import gaussian_score
 from .penalty import penalty_gradient
 from .transport import Chart
 
@@ -115,9 +115,13 @@ class SimulatedLikelihood:
     def _weights(self, f: Tensor, free: Tensor, eta: Tensor) -> Tensor:
         """Normalised weights of draws with predictions `f`, `[draw, group, subject]`, groups and draws together."""
         problem, values = self.problem, self.problem.values(free)
-        variance = problem.variance(f, values)[0]
-        square = (problem.y - f) ** 2 / variance + variance.log()
-        level = problem.log_prior(eta, values) - 0.5 * (square * problem.mask).sum(-1) - self.log_q
+        if problem.plain:
+            variance = problem.variance(f, values)[0]
+            square = (problem.y - f) ** 2 / variance + variance.log()
+            fit = -0.5 * (square * problem.mask).sum(-1)
+        else:
+            fit = log_density(problem, f, values)
+        level = problem.log_prior(eta, values) + fit - self.log_q
         level = level.nan_to_num(nan=-math.inf, posinf=-math.inf)
         return torch.softmax(level.flatten(0, 1), 0).reshape(level.shape).nan_to_num()
 
@@ -151,6 +155,13 @@ class SimulatedLikelihood:
         """
         problem = self.problem
         lost = ~torch.stack([self.f, *self.tangents]).isfinite().all(0)
+        if not problem.plain:
+            fit = log_density(problem, self.f, problem.values(self.free))
+            draws = lost.any(-1) | ~(fit > -IMPOSSIBLE)
+            self.log_q = self.log_q.masked_fill(draws, math.inf)
+            self.f = without_lost(self.f, draws, fit)
+            self.tangents = [x.masked_fill(draws.unsqueeze(-1), 0.0) for x in self.tangents]
+            return
         square = (problem.y - self.f) ** 2 / problem.variance(self.f, problem.values(self.free))[0]
         lost = lost | (~(square < IMPOSSIBLE) & problem.observed)
         if bool(lost.any()):
@@ -206,36 +217,20 @@ class SimulatedLikelihood:
     def __call__(self, free: Tensor) -> Evaluation:
         """Value and scores at `free [P]`."""
         problem, move = self.problem, free - self.free
-        groups, n = self.eta.shape[1:3]
-        # the residual SDs of each group and subject are leaves of their own: the gradient in them is the score
-        copies = free[self.chart.sigmas].expand(groups, n, -1).clone().requires_grad_()
+        groups = self.eta.shape[1]
         f = self.f
         for tangent, a in zip(self.tangents, self.chart.linearised, strict=True):
             f = f + tangent * move[a]
-        with torch.enable_grad():
-            variance, slope = self._variance(f, free, copies)
-        inverse, log_variance = 1.0 / variance.detach(), variance.detach().log()
-        residual = problem.y - f
-        square = residual * residual * inverse
-        log_joint = problem.log_jacobian - 0.5 * ((square + log_variance + LOG_2PI) * problem.mask).sum(-1)
+        terms = (_GaussianTerms if problem.plain else _LocalTerms)(self.chart, free, f)
         eta = self._carry(free)
-        log_weights = log_joint + self._log_prior(free, eta) - self.log_q + self._log_volume(free)
+        log_weights = terms.log_joint + self._log_prior(free, eta) - self.log_q + self._log_volume(free)
         own = torch.logsumexp(log_weights, 0)
-        weight = torch.exp(log_weights - own).unsqueeze(-1) * problem.mask
-        scores = self._prior_scores(free, eta, torch.exp(log_weights - own))
-        if self.chart.sigmas:
-            pull = 0.5 * weight * (square - 1.0) * inverse
-            with torch.enable_grad():  # of a sum: cotangents handed over would make torch import sympy
-                pulled = (variance * pull.sum_to_size(variance.shape)).sum()
-            (own_scores,) = torch.autograd.grad(pulled, copies)
-            scores[..., self.chart.sigmas] += own_scores
-        if self.tangents:
-            push = weight * gaussian_score(residual, variance.detach(), slope.detach())[0]
-            for tangent, a in zip(self.tangents, self.chart.linearised, strict=True):
-                scores[..., a] += (push * tangent).sum((0, -1))
+        weight = torch.exp(log_weights - own)
+        scores = self._prior_scores(free, eta, weight)
+        terms.add(weight, self.tangents, scores)
         for a, i, j in self.chart.followed:
             pull_back = (precision_times(self.problem.omega(free), eta) * self._follow(free, a, i, j)).sum(-1)
-            scores[..., a] += float(i == j) - (torch.exp(log_weights - own) * pull_back).sum(0)
+            scores[..., a] += float(i == j) - (weight * pull_back).sum(0)
         own = own - math.log(self.eta.shape[0])
         share = torch.softmax(own, 0).unsqueeze(-1)
         total = torch.logsumexp(own, 0) - math.log(groups)
@@ -249,17 +244,6 @@ class SimulatedLikelihood:
             -0.5 * float(penalty),
             -0.5 * slope_of_penalty,
         )
-
-    def _variance(self, f: Tensor, free: Tensor, copies: Tensor) -> tuple[Tensor, Tensor]:
-        """R and dR/df with the residual SDs taken from `copies [group, subject, sigma]`."""
-        problem, layout = self.problem, self.problem.layout
-        values = problem.values(free)
-        sigma = dict(values.sigma)
-        first = len(layout.names) - len(layout.sigma_names)
-        for c, a in enumerate(self.chart.sigmas):
-            sigma[layout.sigma_names[int(problem.free_index[a]) - first]] = copies[..., c : c + 1].exp()
-        variance, slope, _ = problem.variance(f, dataclasses.replace(values, sigma=sigma))
-        return variance, slope
 
     def _log_prior(self, free: Tensor, eta: Tensor) -> Tensor:
         factor = self.problem.values(free).factor
@@ -299,6 +283,74 @@ class SimulatedLikelihood:
             rows.append((ahead(move).scores.sum(0) - here) / step)
         matrix = torch.stack(rows)
         return 0.5 * (matrix + matrix.mT)
+
+
+class _GaussianTerms:
+    """Residual terms of a Gaussian page about predictions `f [draw, group, subject, time]`.
+
+    Attributes:
+        log_joint: log p(y | eta), `[draw, group, subject]`.
+    """
+
+    def __init__(self, chart: Chart, free: Tensor, f: Tensor) -> None:
+        self.chart, problem = chart, chart.problem
+        # the residual SDs of each group and subject are leaves of their own: the gradient in them is the score
+        self.copies = free[chart.sigmas].expand(*f.shape[1:3], -1).clone().requires_grad_()
+        with torch.enable_grad():
+            self.variance, self.slope = self._variance(f, free)
+        log_variance = self.variance.detach().log()
+        self.inverse = 1.0 / self.variance.detach()
+        self.residual = problem.y - f
+        self.square = self.residual * self.residual * self.inverse
+        fit = ((self.square + log_variance + LOG_2PI) * problem.mask).sum(-1)
+        self.log_joint = problem.log_jacobian - 0.5 * fit
+
+    def _variance(self, f: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
+        """R and dR/df with the residual SDs taken from `copies [group, subject, sigma]`."""
+        problem, layout = self.chart.problem, self.chart.problem.layout
+        values = problem.values(free)
+        sigma = dict(values.sigma)
+        first = len(layout.names) - len(layout.sigma_names)
+        for c, a in enumerate(self.chart.sigmas):
+            name = layout.sigma_names[int(problem.free_index[a]) - first]
+            sigma[name] = self.copies[..., c : c + 1].exp()
+        variance, slope, _ = problem.variance(f, dataclasses.replace(values, sigma=sigma))
+        return variance, slope
+
+    def add(self, weight: Tensor, tangents: list[Tensor], scores: Tensor) -> None:
+        """Add to the scores `[group, subject, P]` what residual SDs have, and what the thetas along which f moves by
+        `tangents`, for draws of `weight [draw, group, subject]`.
+        """
+        chart, weight = self.chart, weight.unsqueeze(-1) * self.chart.problem.mask
+        if chart.sigmas:
+            pull = 0.5 * weight * (self.square - 1.0) * self.inverse
+            with torch.enable_grad():  # of a sum: cotangents handed over would make torch import sympy
+                pulled = (self.variance * pull.sum_to_size(self.variance.shape)).sum()
+            (own_scores,) = torch.autograd.grad(pulled, self.copies)
+            scores[..., chart.sigmas] += own_scores
+        if tangents:
+            push = weight * gaussian_score(self.residual, self.variance.detach(), self.slope.detach())[0]
+            for tangent, a in zip(tangents, chart.linearised, strict=True):
+                scores[..., a] += (push * tangent).sum((0, -1))
+
+
+class _LocalTerms:
+    """As `_GaussianTerms`, for any density: one reverse pass gives every derivative."""
+
+    def __init__(self, chart: Chart, free: Tensor, f: Tensor) -> None:
+        self.chart = chart
+        self.reverse = Reverse(chart.problem, free, chart.sigmas, f)
+        self.log_joint = chart.problem.log_jacobian + self.reverse.log_p
+
+    def add(self, weight: Tensor, tangents: list[Tensor], scores: Tensor) -> None:
+        """As of `_GaussianTerms`."""
+        chart = self.chart
+        if not chart.sigmas and not tangents:
+            return
+        push, own_scores = self.reverse.pull(weight)
+        scores[..., chart.sigmas] += own_scores
+        for tangent, a in zip(tangents, chart.linearised, strict=True):
+            scores[..., a] += (push * tangent).sum((0, -1))
 
 
 def effective_share(log_weights: Tensor) -> Tensor:

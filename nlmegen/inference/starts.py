@@ -37,7 +37,7 @@ def spreads(problem: Problem) -> tuple[Tensor, Tensor]:
     layout = problem.layout
     diagonal = {name for name, (i, j) in zip(layout.omega_names, layout.positions, strict=True) if i == j}
     omega = [k for k, name in enumerate(problem.names) if name in diagonal]
-    sigma = [k for k, name in enumerate(problem.names) if name in layout.sigma_names]
+    sigma = [k for k, name in enumerate(problem.names) if name in layout.residual_sds]
     return torch.tensor(omega, dtype=torch.long), torch.tensor(sigma, dtype=torch.long)
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from .designs import vary_designs
 from .encoder import Encoder
 from .features import Record
+from .replicas import answered, noisier, with_limits
 
 if TYPE_CHECKING:
     from ..model.parameters import Values
@@ -70,10 +71,15 @@ def simulate_pool(
     e = torch.randn(size, q, generator=generator, dtype=torch.float64) * offsets[:, :-1].exp()
     eta = e @ values.factor.mT
     f = designs.predict(eta, values).f
-    variance = designs.variance(f, values)[0]
-    noise = torch.randn(f.shape, generator=generator, dtype=torch.float64)
-    y = f + variance.sqrt() * offsets[:, -1:].exp() * noise
-    record = encoder.reader.read(designs, values, y, mask, offsets)
+    if problem.plain:
+        variance = designs.variance(f, values)[0]
+        noise = torch.randn(f.shape, generator=generator, dtype=torch.float64)
+        y = f + variance.sqrt() * offsets[:, -1:].exp() * noise
+        record = encoder.reader.read(designs, values, y, mask, offsets)
+    else:
+        told = noisier(problem, values, offsets[:, -1:].exp())
+        replicas = answered(designs, f.nan_to_num(), told, mask, generator)
+        record = encoder.reader.read(replicas, told, offsets=offsets)
     off = (eta - record.location).unsqueeze(-1)
     w = torch.linalg.solve_triangular(record.scale, off, upper=False).squeeze(-1)
     usable = (w.isfinite().all(-1) & f.isfinite().all(-1)).nonzero().squeeze(-1)
@@ -87,7 +93,7 @@ class Trainer:
 
     Args:
         encoder: trained in place.
-        problem: designs of the patients.
+        problem: designs of the patients, all subjects of a population.
         generator: source of everything random.
         batch: patients a step.
         rate: learning rate.
@@ -104,7 +110,7 @@ class Trainer:
         rate: float = 3e-3,
         varied: float = 0.3,
     ) -> None:
-        self.encoder, self.problem, self.generator = encoder, problem, generator
+        self.encoder, self.problem, self.generator = encoder, with_limits(problem), generator
         self.batch, self.rate, self.varied = batch, rate, varied
         self.step = 0
         self._decay: tuple[int, int] | None = None

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from ..model.problem import Directions
-from .linearise import gaussian_score
+from .density import is_deviation, score_and_weight, weigh
 
 if TYPE_CHECKING:
     from ..model.parameters import Values
@@ -53,7 +53,7 @@ class Chart:
     @classmethod
     def of(cls, problem: Problem, omega: Tensor, variance: Tensor) -> Chart:
         """The chart that suits posterior variances of eta `variance [subject, q]` under the prior `omega [q, q]`."""
-        share = variance.mean(0) / omega.diagonal()
+        share = problem.levels.mean(variance / omega.diagonal())[problem.levels.row]
         return cls(problem, frozenset(k for k, x in enumerate(share.tolist()) if not x < LOOSE))
 
     @classmethod
@@ -68,10 +68,11 @@ class Chart:
         off = eta - (weights.unsqueeze(-1) * eta).sum((0, 1))
         white = torch.einsum("ij,...j->...i", torch.linalg.inv(factor), off)
         own, share = ((weights.unsqueeze(-1) * x * x).sum((0, 1)) for x in (off, white))
-        chart, share = cls.of(problem, factor @ factor.mT, own), share.mean(0)
+        levels = problem.levels
+        chart, share = cls.of(problem, factor @ factor.mT, own), levels.mean(share)[levels.row]
         limp = {k for k, x in enumerate(share.tolist()) if not x < LIMP}
         for _ in range(problem.q):  # the whole of their blocks
-            limp |= {x for i, j in problem.layout.positions if {i, j} & limp for x in (i, j)}
+            limp |= {x for _, i, j in levels.places if {i, j} & limp for x in (i, j)}
         return cls(problem, chart.loose | limp, frozenset(limp))
 
     @cached_property
@@ -91,15 +92,22 @@ class Chart:
 
     @cached_property
     def sigmas(self) -> list[int]:
-        """Free indices of the residual standard deviations."""
+        """Free indices of the residual parameters."""
         layout = self.problem.layout
         first = len(layout.names) - len(layout.sigma_names)
         return [a for a, j in enumerate(self.problem.free_index.tolist()) if j >= first]
 
+    @cached_property
+    def deviations(self) -> list[int]:
+        """Free indices of the residual parameters that are standard deviations."""
+        return [a for a in self.sigmas if is_deviation(self.problem, self.problem.names[a])]
+
     def with_omega(self, free: Tensor, covariance: Tensor) -> Tensor:
-        """`free` with its Omega replaced by the structure's part of `covariance [q, q]`; fixed blocks stay."""
+        """`free` with its Omega replaced by the structure's part of the page's `covariance [q, q]` (see
+        `Levels.pooled`); fixed blocks stay.
+        """
         problem, layout = self.problem, self.problem.layout
-        part = torch.eye(problem.q, dtype=torch.float64)
+        part = torch.eye(len(layout.effect_names), dtype=torch.float64)
         for i, j in layout.positions:
             part[i, j] = part[j, i] = covariance[i, j]
         full = problem.full(free).clone()
@@ -108,11 +116,18 @@ class Chart:
         return full[problem.free_index]
 
     @cached_property
-    def spreads(self) -> list[tuple[int, int, int]]:
-        """Free index, row and column of each free entry of the factor L of Omega."""
+    def entries(self) -> list[tuple[int, int, int]]:
+        """Free index, row and column of each free entry of the factor of the page's Omega."""
         n, positions = self.problem.layout.n_theta, self.problem.layout.positions
         places = enumerate(self.problem.free_index.tolist())
         return [(a, *positions[j - n]) for a, j in places if n <= j < n + len(positions)]
+
+    @cached_property
+    def spreads(self) -> list[tuple[int, int, int]]:
+        """The same of the factor L of the problem's Omega: an entry between occasions comes once for each of them."""
+        n = self.problem.layout.n_theta
+        free = {j - n: a for a, j in enumerate(self.problem.free_index.tolist())}
+        return [(free[entry], i, j) for entry, i, j in self.problem.levels.places if entry in free]
 
     @cached_property
     def followed(self) -> list[tuple[int, int, int]]:
@@ -166,11 +181,10 @@ class Chart:
         prediction = problem.predict(centre, values, 1)
         assert by_theta is not None
         assert prediction.jac is not None
-        variance, slope, _ = problem.variance(prediction.f, values)
-        weight = gaussian_score(problem.y - prediction.f, variance, slope)[1] * problem.mask
+        weight = score_and_weight(problem, prediction.f, values)[1]
         jac = prediction.jac.movedim(0, -1)
         precision = torch.cholesky_inverse(values.factor)
-        information = jac.mT @ (jac * weight.unsqueeze(-1)) + precision
-        pull = jac.mT @ (by_theta.movedim(0, -1) * weight.unsqueeze(-1))
+        information = jac.mT @ weigh(weight, jac) + precision
+        pull = jac.mT @ weigh(weight, by_theta.movedim(0, -1))
         moves[:, :, self.others] = -torch.linalg.solve(information, pull)
         return moves

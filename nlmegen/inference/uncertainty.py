@@ -146,7 +146,7 @@ def natural(problem: Problem, free: Tensor) -> Tensor:
         `[*b, P]`, the entries named by `problem.names`.
     """
     layout = problem.layout
-    values = problem.values(free)
+    values = layout.values(problem.full(free))
     omega = values.omega
     every = [values.theta[name][..., 0, 0] for name in layout.theta_names]
     every += [omega[..., i, j] for i, j in layout.positions]

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from ..errors import FitError
+from .density import score_and_weight, sigma_information, sigma_scores, weigh
 from .families import kl_divergence
 from .flipflop import absorbs_slowly, has_mirror, mirrored
-from .linearise import gaussian_score
 from .transport import Chart
 
 if TYPE_CHECKING:
@@ -85,12 +85,11 @@ def expectation_step(problem: Problem, at: Variational) -> Variational:
     points = cubature(at.mean, at.factor)
     prediction = problem.predict(points, values, 1)
     assert prediction.jac is not None
-    variance, slope, _ = problem.variance(prediction.f, values)
-    score, weight = gaussian_score(problem.y - prediction.f, variance, slope)
+    score, weight = score_and_weight(problem, prediction.f, values)
     jac = prediction.jac.movedim(0, -1)
     precision = torch.cholesky_inverse(values.factor)
-    pull = (jac.mT @ (score * problem.mask).unsqueeze(-1)).mean(0) - precision @ at.mean.unsqueeze(-1)
-    target = (jac.mT @ (jac * (weight * problem.mask).unsqueeze(-1))).mean(0) + precision
+    pull = (jac.mT @ score.unsqueeze(-1)).mean(0) - precision @ at.mean.unsqueeze(-1)
+    target = (jac.mT @ weigh(weight, jac)).mean(0) + precision
     step = torch.linalg.solve(target, pull)
     white = torch.linalg.solve_triangular(values.factor, step, upper=False)
     step = (step * (STEP_LIMIT / white.abs().amax(1, keepdim=True)).clamp_max(1.0)).squeeze(-1)
@@ -125,7 +124,7 @@ def maximisation_step(problem: Problem, chart: Chart, at: Variational) -> Variat
     step = _theta_step(problem, chart, at, moves)
     for _ in range(HALVINGS):
         mean = at.mean + moves @ step
-        free = chart.with_omega(at.free + step, _second_moment(mean, at.factor))
+        free = chart.with_omega(at.free + step, _second_moment(problem, mean, at.factor))
         new = _bounded(problem, free, mean, at.factor)
         if bool(new.bound.sum() >= at.bound.sum()):
             at = new
@@ -134,9 +133,12 @@ def maximisation_step(problem: Problem, chart: Chart, at: Variational) -> Variat
     return _sigma_step(problem, chart, at)
 
 
-def _second_moment(mean: Tensor, factor: Tensor) -> Tensor:
+def _second_moment(problem: Problem, mean: Tensor, factor: Tensor) -> Tensor:
+    """Mean of E[eta eta'] under all q, of every effect of the page, `[q, q]`."""
     rows = torch.cat([mean.unsqueeze(-1), factor], -1)
-    return torch.einsum("nij,nkj->ik", rows, rows) / len(mean)
+    if not problem.levels.changes:
+        return torch.einsum("nij,nkj->ik", rows, rows) / len(mean)
+    return problem.levels.pooled(rows @ rows.mT)
 
 
 def _bounded(problem: Problem, free: Tensor, mean: Tensor, factor: Tensor) -> Variational:
@@ -158,13 +160,18 @@ def _theta_step(problem: Problem, chart: Chart, at: Variational, moves: Tensor) 
         along = moves[:, :, chart.others].movedim(-1, 0)[:, None]
         prediction = problem.predict(points, values, 1, chart.directions(at.free, along))
         assert prediction.jac is not None
-        variance, slope, _ = problem.variance(prediction.f, values)
-        score, weight = gaussian_score(problem.y - prediction.f, variance, slope)
-        jac = prediction.jac.flatten(1)
-        s, w = ((x * problem.mask).flatten() / len(points) for x in (score, weight))
+        score, weight = score_and_weight(problem, prediction.f, values)
         index = torch.tensor(chart.others)
-        gradient[index] += jac @ s
-        information[index.unsqueeze(1), index] += jac @ (w.unsqueeze(-1) * jac.mT)
+        if isinstance(weight, Tensor):
+            jac = prediction.jac.flatten(1)
+            s, w = (x.flatten() / len(points) for x in (score, weight))
+            gradient[index] += jac @ s
+            information[index.unsqueeze(1), index] += jac @ (w.unsqueeze(-1) * jac.mT)
+        else:
+            jac = prediction.jac.movedim(0, -1)
+            pulls, weights = jac.mT @ score.unsqueeze(-1), jac.mT @ weigh(weight, jac)
+            gradient[index] += pulls.squeeze(-1).mean(0).sum(0)
+            information[index.unsqueeze(1), index] += weights.mean(0).sum(0)
     step = torch.zeros_like(at.free)
     if thetas:
         ridge = 1e-9 * torch.eye(len(thetas), dtype=torch.float64)
@@ -178,6 +185,13 @@ def _sigma_step(problem: Problem, chart: Chart, at: Variational) -> Variational:
         return at
     points = cubature(at.mean, at.factor)
     f = problem.predict(points, problem.values(at.free)).f
+    step = torch.zeros_like(at.free)
+    if not problem.plain:
+        share = torch.full((len(points), 1, problem.n_subjects), 1.0 / len(points), dtype=torch.float64)
+        own = (problem, f[:, None], at.free, chart.sigmas, share)
+        scoring = torch.linalg.solve(sigma_information(*own), sigma_scores(*own).sum((0, 1)))
+        step[chart.sigmas] = scoring.clamp(-THETA_LIMIT, THETA_LIMIT)
+        return _risen(problem, at, step)
 
     def residual_variance(free: Tensor) -> Tensor:
         return problem.variance(f, problem.values(free))[0].expand(f.shape)
@@ -192,8 +206,12 @@ def _sigma_step(problem: Problem, chart: Chart, at: Variational) -> Variational:
     residual = problem.y - f
     excess = ((residual * residual / variance - 1.0) * problem.mask).flatten()
     information = 0.5 * jac @ jac.mT + 1e-9 * torch.eye(len(jac), dtype=torch.float64)
-    step = torch.zeros_like(at.free)
     step[chart.sigmas] = torch.linalg.solve(information, 0.5 * jac @ excess).clamp(-THETA_LIMIT, THETA_LIMIT)
+    return _risen(problem, at, step)
+
+
+def _risen(problem: Problem, at: Variational, step: Tensor) -> Variational:
+    """The longest of ever shorter steps of the parameters alone that does not lower the bound."""
     for _ in range(HALVINGS):
         new = _bounded(problem, at.free + step, at.mean, at.factor)
         if bool(new.bound.sum() >= at.bound.sum()):

@@ -27,9 +27,10 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
-from .linearise import gaussian_score
+from .density import score_and_weight, weigh
 
 if TYPE_CHECKING:
+    from ..model.likelihood import Curvature
     from ..model.problem import Problem
 
 DIFFERENCE = 1e-3
@@ -70,14 +71,14 @@ class Linear:
         thetas: indices of the free thetas in the free vector; they come first in x.
         by_x: F, `[subject, time, x]`.
         by_eta: J, `[subject, time, q]`.
-        weight: W, zero where nothing was observed, `[subject, time]`.
+        weight: W, zero where nothing was observed: its diagonal `[subject, time]`, or a `Curvature`.
         omega: covariance of eta `[q, q]`.
     """
 
     thetas: list[int]
     by_x: Tensor
     by_eta: Tensor
-    weight: Tensor
+    weight: Tensor | Curvature
     omega: Tensor
 
     @classmethod
@@ -103,23 +104,19 @@ class Linear:
         jac = prediction.f.new_zeros(*prediction.f.shape, 0)
         if prediction.jac is not None:
             jac = prediction.jac.movedim(0, -1)
-        variance, slope, _ = problem.variance(prediction.f, values)
-        weight = gaussian_score(problem.y - prediction.f, variance, slope)[1] * problem.mask
+        weight = score_and_weight(problem, prediction.f, values)[1]
         by_x = torch.stack(columns, -1)
-        seen = (by_x.isfinite().all(-1) & jac.isfinite().all(-1) & weight.isfinite()).unsqueeze(-1)
-        return cls(
-            thetas,
-            torch.where(seen, by_x, 0.0),
-            torch.where(seen, jac, 0.0),
-            torch.where(seen.squeeze(-1), weight, 0.0),
-            values.omega,
-        )
+        seen = (by_x.isfinite().all(-1) & jac.isfinite().all(-1)).unsqueeze(-1)
+        if isinstance(weight, Tensor):
+            seen = seen & weight.isfinite().unsqueeze(-1)
+            weight = torch.where(seen.squeeze(-1), weight, 0.0)
+        return cls(thetas, torch.where(seen, by_x, 0.0), torch.where(seen, jac, 0.0), weight, values.omega)
 
     @property
     def _parts(self) -> tuple[Tensor, Tensor, Tensor]:
         """(M, C, F'WF of each subject): `[subject, q, q]`, `[subject, q, x]`, `[subject, x, x]`."""
-        weighted = self.by_x * self.weight.unsqueeze(-1)
-        m = self.by_eta.mT @ (self.by_eta * self.weight.unsqueeze(-1))
+        weighted = weigh(self.weight, self.by_x).nan_to_num(0.0, 0.0, 0.0)
+        m = self.by_eta.mT @ weigh(self.weight, self.by_eta).nan_to_num(0.0, 0.0, 0.0)
         return m, self.by_eta.mT @ weighted, self.by_x.mT @ weighted
 
     @property

@@ -27,6 +27,7 @@ from ..structure.paths import Amounts, rates_of
 from ..structure.plans import triangle
 from ..structure.reading import Reader, call
 from ..structure.symbols import Symbol, Untraceable
+from .endpoints import Residual
 from .named import Named
 
 if TYPE_CHECKING:
@@ -121,7 +122,11 @@ def traced(problem: Problem) -> tuple[Blueprint, tuple[str, ...]]:
         raise Untraceable("the page has no closed form")
     for wrong, reason in (
         (not importlib.util.find_spec("llvmlite"), "llvmlite is not installed"),
+        (structure.doses is not None, "the page models its doses"),
+        (not schedule.plain, "doses are at steady state or modelled, or a compartment is switched off"),
+        (problem.levels.changes, "a random effect changes with the occasion"),
         (problem.varies, "a covariate varies in time"),
+        (not problem.plain, unusual(problem)),
         (len(problem.weights) > 0, "the page has networks"),
         (problem.q == 0, "the page has no random effect"),
         (not _ordered(problem), "observations are not in the order of time"),
@@ -132,12 +137,14 @@ def traced(problem: Problem) -> tuple[Blueprint, tuple[str, ...]]:
     theta = {name: g.leaf("theta", j) for j, name in enumerate(layout.theta_names)}
     eta = {name: g.leaf("eta", k) for k, name in enumerate(problem.eta_names)}
     seen: dict[str, Symbol] = {}
+    kappa = (Named("kappa", problem.levels.kappa(eta)),) if problem.levels.r else ()
     given = call(
         problem.model.individual,
         "individual",
         Named("theta", theta),
-        Named("eta", eta),
-        Reader("cov", seen, lambda c: g.leaf("covariate", c)),
+        Named("eta", problem.levels.eta(eta)),
+        problem.categories.symbols(Reader("cov", seen, lambda c: g.leaf("covariate", c))),
+        *kappa,
     )
     p = {name: g.number(x) for name, x in given.items()}
     rates = rates_of(structure, p, g)
@@ -188,6 +195,20 @@ def traced(problem: Problem) -> tuple[Blueprint, tuple[str, ...]]:
         variance,
     )
     return blueprint, tuple(seen)
+
+
+def unusual(problem: Problem) -> str:
+    """What keeps the observations from being Gaussian, measured and independent, in words."""
+    kinds = [
+        f"{name} is {type(e).__name__}"
+        for name, e in problem.endpoints.items()
+        if not (isinstance(e, Residual) and e.gaussian)
+    ]
+    if kinds:
+        return f"the endpoint {' and '.join(kinds)}"
+    if problem.limits is not None:
+        return "observations are censored, or conditional on positive values"
+    return "random effects act on the residual error" if problem.scaled else "residuals are correlated"
 
 
 def _ordered(problem: Problem) -> bool:

@@ -13,11 +13,14 @@ from torch import nn
 from ..errors import ModelError, nearest
 from ..structure.closed import Structure
 from ..structure.solver import Solver
+from .correlation import Correlation
 from .endpoints import Endpoint
 from .neural import Neural
 from .parameters import Omega, Theta
 
 REQUIRED = ("individual", "observe")
+WITH_KAPPA = ("theta", "eta", "cov", "kappa")
+"""Arguments of `individual` on a page with random effects between occasions."""
 STEPPED = ("dynamics", "initial", "dosing")
 SIGNATURES = {
     "individual": ("theta", "eta", "cov"),
@@ -92,7 +95,7 @@ def check_page(cls: type, base: type) -> None:
                 f"{name} is a raw torch module in the class body: it would be shared by all models and silently "
                 f"untrained; declare {name} = nl.Neural(inputs=..., hidden=(8,))",
             )
-        if isinstance(value, (Theta, Omega, Endpoint, Structure, Solver, Neural)):
+        if isinstance(value, (Theta, Omega, Endpoint, Correlation, Structure, Solver, Neural)):
             if (
                 name not in ("structure", "solver")
                 and hasattr(base, name)
@@ -129,11 +132,7 @@ def _check_methods(cls: type, own: dict[str, Any], base: type) -> None:
     for name in written:
         if name in SIGNATURES:
             asked = tuple(inspect.signature(written[name]).parameters)[1:]
-            if "kappa" in asked:
-                raise page_error(
-                    cls, name, "kappa (between-occasion effects) is not supported yet; remove the argument"
-                )
-            if asked != SIGNATURES[name]:
+            if asked != SIGNATURES[name] and (name, asked) != ("individual", WITH_KAPPA):
                 raise page_error(
                     cls,
                     name,
@@ -181,7 +180,7 @@ def _check_parts(cls: type) -> None:
                 f"the page {cls.__name__} has no structure; write for example "
                 'structure = nl.OneCompartment(absorption="first-order"), or a method dynamics(self, t, a, p)',
             )
-        for name in ("initial", "dosing", "solver"):
+        for name in ("initial", "solver"):
             if name in own:
                 raise page_error(
                     cls,
@@ -195,11 +194,32 @@ def _check_parts(cls: type) -> None:
             cls.__name__,
             f"the page {cls.__name__} declares no endpoint; write for example cp = nl.Proportional(0.1)",
         )
-    seen: set[str] = set()
+    seen: set[tuple[str, str]] = set()
     for name, block in declared(cls, Omega).items():
-        for eta in block.names:
-            if eta in seen:
+        for effect in block.names:
+            if (block.level, effect) in seen:
                 raise page_error(
-                    cls, name, f"the random effect {eta!r} is declared twice; give each its own name"
+                    cls, name, f"the random effect {effect!r} is declared twice; give each its own name"
                 )
-            seen.add(eta)
+            seen.add((block.level, effect))
+    _check_kappa(cls)
+
+
+def _check_kappa(cls: type) -> None:
+    """Effects between occasions are declared where `individual` asks for kappa, and nowhere else."""
+    asks = "kappa" in inspect.signature(cls.individual).parameters  # type: ignore[attr-defined]
+    blocks = [name for name, block in declared(cls, Omega).items() if block.level == "occ"]
+    if blocks and not asks:
+        raise page_error(
+            cls,
+            "individual" if "individual" in vars(cls) else blocks[0],
+            f"{blocks[0]} declares random effects between occasions, which individual does not take; write "
+            "def individual(self, theta, eta, cov, kappa)",
+        )
+    if asks and not blocks:
+        raise page_error(
+            cls,
+            "individual" if "individual" in vars(cls) else cls.__name__,
+            "individual takes kappa, and the page declares no random effect between occasions; write for example "
+            'iov = nl.Omega(ka=0.05, level="occ"), or remove the argument',
+        )

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from ..errors import DataError, ModelError, nearest
 from ..maths.taylor import NO_FLOAT, NO_TRUTH, Taylor
+from .binding import nonpositive
 from .declare import page_file
+from .endpoints import Predicted, Residual
 from .named import Named, tensor_of
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ def dry_run(problem: Problem) -> set[str]:
     """
     n = problem.n_subjects
     small = problem.select(torch.tensor([0, n - 1] if n > 1 else [0, 0]))
-    used: dict[str, set[str]] = {"theta": set(), "eta": set(), "cov": set()}
+    used: dict[str, set[str]] = {"theta": set(), "eta": set(), "cov": set(), "kappa": set()}
     q = small.q
     start = small.layout.values(problem.fixed_vector)
     generator = torch.Generator().manual_seed(3)
@@ -41,28 +43,19 @@ def dry_run(problem: Problem) -> set[str]:
     theta = {k: v.expand(2, 1) for k, v in start.theta.items()}
     etas = {k: eta[..., j : j + 1] for j, k in enumerate(small.eta_names)}
 
-    cov = Named("cov", small.cov_observation, small.covariate_hints, used["cov"])
-    p = _call(
-        small,
-        "individual",
-        lambda: small.model.individual(
-            Named("theta", theta, used=used["theta"]), Named("eta", etas, used=used["eta"]), cov
-        ),
-    )
+    p = _call(small, "individual", lambda: small.parameters(theta, etas, used=used))
     _check_parameters(small, p)
-    # A covariate that varies gives parameters by segment to the structure, by observation time to `observe`.
-    segments = Named("cov", small.cov_segment, small.covariate_hints)
-    p_segment = (
-        small.model.individual(Named("theta", theta), Named("eta", etas), segments) if small.varies else p
-    )
+    # What varies in time gives parameters by segment to the structure, by observation time to `observe`.
+    p_segment = small.parameters(theta, etas, where="segment") if small.varies else p
     a = small.structure.solve(
         Named("p", {k: tensor_of(p_segment[k]) for k in small.structure.parameters}), small.schedule
     )
     out = _call(small, "observe", lambda: small.model.observe(small.time, Named("a", a), Named("p", p)))
     _check_endpoints(small, out)
+    problem.scaled = small.scaled = any(isinstance(value, Predicted) for value in out.values())
     _check_used(small, used)
     whole = _call(small, "observe", lambda: small.evaluate(theta, etas))
-    _check_finite(small, p, whole)
+    _check_finite(problem, p, whole, used["cov"])
     _check_subjects_apart(small, theta, etas, whole)
     if q:
         seeds = dict(zip(small.eta_names, Taylor.seed(eta, 1), strict=True))
@@ -176,24 +169,50 @@ def _check_endpoints(problem: Problem, out: Any) -> None:
                 f"it returns {', '.join(map(str, out)) or 'nothing'}",
             )
         value = out[name]
-        if not isinstance(value, Tensor):
-            raise _fail(
-                problem, "observe", f"the endpoint {name!r} must be a tensor, got {type(value).__name__}"
-            )
-        shape, full = tuple(value.shape), (DRAWS, *problem.time.shape)
-        if len(shape) > 3 or any(
-            a not in (1, b) for a, b in zip(reversed(shape), reversed(full), strict=False)
-        ):
-            raise _fail(
-                problem,
-                "observe",
-                f"the endpoint {name!r} has shape {shape}; expected [draw, subject, time], here {full}: "
-                "write formulas of t, a and p without reshaping, summing or indexing",
-            )
+        if isinstance(value, Predicted):
+            _check_scale(problem, name, value.scale)
+            value = value.f
+        _check_prediction(problem, f"the endpoint {name!r}", value)
+
+
+def _check_prediction(problem: Problem, what: str, value: Any) -> None:
+    if not isinstance(value, Tensor):
+        raise _fail(problem, "observe", f"{what} must be a tensor, got {type(value).__name__}")
+    shape, full = tuple(value.shape), (DRAWS, *problem.time.shape)
+    if len(shape) > 3 or any(a not in (1, b) for a, b in zip(reversed(shape), reversed(full), strict=False)):
+        raise _fail(
+            problem,
+            "observe",
+            f"{what} has shape {shape}; expected [draw, subject, time], here {full}: "
+            "write formulas of t, a and p without reshaping, summing or indexing",
+        )
+
+
+def _check_scale(problem: Problem, name: str, scale: Any) -> None:
+    """The size of residuals that a page gives with a prediction."""
+    if not isinstance(problem.endpoints[name], Residual):
+        raise _fail(
+            problem,
+            "observe",
+            f"the endpoint {name!r} ({type(problem.endpoints[name]).__name__}) has no residual error that "
+            "Predicted(scale=...) could multiply; return the prediction alone",
+        )
+    if not isinstance(scale, (int, float)):
+        _check_prediction(problem, f"the scale of the endpoint {name!r}", scale)
+    if not bool((tensor_of(scale) > 0).all()):
+        raise _fail(
+            problem,
+            "observe",
+            f"the scale of the endpoint {name!r} must be positive, for example exp(eta) carried through p",
+        )
 
 
 def _check_used(problem: Problem, used: dict[str, set[str]]) -> None:
-    for kind, names in (("theta", problem.layout.theta_names), ("eta", problem.eta_names)):
+    for kind, names in (
+        ("theta", problem.layout.theta_names),
+        ("eta", problem.layout.eta_names),
+        ("kappa", problem.layout.kappa_names),
+    ):
         for name in names:
             if name not in used[kind]:
                 close = difflib.get_close_matches(name, used[kind], n=1)
@@ -205,13 +224,17 @@ def _check_used(problem: Problem, used: dict[str, set[str]]) -> None:
                 )
 
 
-def _check_finite(problem: Problem, p: dict[str, Any], whole: Any) -> None:
+def _check_finite(problem: Problem, p: dict[str, Any], whole: Any, read: set[str]) -> None:
     for name, value in p.items():
-        if not bool(torch.isfinite(tensor_of(value)).all()):
+        if not bool((finite := torch.isfinite(tensor_of(value))).all()):
+            ends = ~finite.expand(DRAWS, 2, finite.shape[-1] if finite.ndim else 1).all(-1).all(0)
+            lost = torch.zeros(problem.n_subjects, dtype=torch.bool)
+            lost[0], lost[-1] = ends[0], ends[1] | (lost[0] & (problem.n_subjects == 1))
             raise _fail(
                 problem,
                 "individual",
-                f"the parameter {name!r} is not finite at the starting values; check the starts and the covariates",
+                f"the parameter {name!r} is not finite at the starting values; check the starts and the covariates"
+                f"{nonpositive(problem, read, lost)}",
             )
     if whole.ndim < 2 or not isinstance(whole, Tensor):
         raise _fail(problem, "observe", "the predictions must depend on time or on individual parameters")
@@ -227,12 +250,12 @@ def _check_subjects_apart(
         row = alone.evaluate(
             {k: v[n : n + 1] for k, v in theta.items()}, {k: v[:, n : n + 1] for k, v in etas.items()}
         )
-        batch = whole.expand(DRAWS, *problem.time.shape)[:, n : n + 1]
+        batch = whole.expand(DRAWS, *problem.row_mask.shape)[:, n : n + 1]
         row = row.expand(batch.shape)
-        seen = batch.masked_select(problem.observed[n])
+        seen = batch.masked_select(problem.row_mask[n])
         size = float(seen.nan_to_num().abs().amax()) if len(seen) else 0.0
         same = torch.isclose(row, batch, rtol=1e-9, atol=share * size, equal_nan=True)
-        if not bool((same | ~problem.observed[n]).all()):
+        if not bool((same | ~problem.row_mask[n]).all()):
             raise _fail(
                 problem,
                 "observe",

@@ -14,6 +14,7 @@ from ..maths.taylor import Taylor
 _WHAT = {
     "theta": "Theta declared on the page",
     "eta": "random effect declared in Omega(...)",
+    "kappa": "random effect declared in Omega(..., level='occ')",
     "cov": "covariate column of the data",
     "a": "compartment of the structure",
     "p": "individual parameter returned by individual()",
@@ -24,7 +25,7 @@ class Named:
     """Attributes from a mapping; a name that is not there is an error naming the nearest.
 
     Args:
-        kind: what is held: "theta", "eta", "cov", "a" or "p".
+        kind: what is held: "theta", "eta", "kappa", "cov", "a" or "p".
         values: the values by name.
         hints: what to say of particular missing names.
         used: a set that collects the names read (a dry run passes one).

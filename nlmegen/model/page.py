@@ -8,6 +8,7 @@ import html
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Self, cast
 
 import torch
@@ -18,6 +19,7 @@ from ..structure.closed import Closed, Structure
 from ..structure.solver import Solver
 from ..structure.stepped import Stepped
 from ..structure.system import Page
+from .correlation import Correlation
 from .declare import check_page, declared, is_stepped, page_file
 from .dryrun import translate
 from .endpoints import Endpoint
@@ -29,17 +31,21 @@ from .parameters import Layout, Omega, Theta, Values
 class Model(nn.Module):
     """Base class of every page.
 
-    A page declares `Theta`s, `Omega`s, endpoints (`Additive`, `Proportional`, `Combined`, `LogNormal`) and a
+    A page declares `Theta`s, `Omega`s, endpoints (`Additive`, `Combined`, `LogNormal`, `Poisson`, ...) and a
     `structure` as class attributes, and writes two methods, in which every quantity is `[*draw, subject, 1 or time]`:
 
         individual(self, theta, eta, cov) -> dict of individual parameters      NONMEM's $PK
+                  (theta, eta, cov, kappa)   with random effects between occasions, Omega(..., level="occ")
         observe(self, t, a, p)            -> dict of predictions by endpoint    NONMEM's $ERROR
 
     In place of `structure` it may write differential equations (and set `solver = nl.Solver(...)`):
 
         dynamics(self, t, a, p)           -> dict of time derivatives of the amounts (compartments 1, 2, ...)
         initial(self, p)                  -> dict of amounts at the start, zero where nothing is said       (optional)
-        dosing(self, p)                   -> dict of `Dose(bioavailability, lag)` by compartment            (optional)
+
+    Pages of either kind may say when and how much of the doses arrives:
+
+        dosing(self, p)                   -> dict of `Dose(bioavailability, lag, duration, rate)` by compartment
 
     Networks are declared as `net = nl.Neural(...)` and called as `self.net(x)` in any method; their weights are one
     vector `weights` apart from `free`.
@@ -73,11 +79,15 @@ class Model(nn.Module):
     networks: ClassVar[Networks]
     solver: Solver = Solver()
     _closed_form: Closed | None = None
+    known_levels: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    """Levels of categorical covariates in the data that the page has been fitted to: other data may be without some."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         check_page(cls, Model)
-        cls.layout = Layout(declared(cls, Theta), declared(cls, Omega), declared(cls, Endpoint))
+        cls.layout = Layout(
+            declared(cls, Theta), declared(cls, Omega), declared(cls, Endpoint), declared(cls, Correlation)
+        )
         cls.networks = Networks(declared(cls, Neural))
 
     def __init__(self) -> None:
@@ -90,6 +100,8 @@ class Model(nn.Module):
         self._weights = self.networks.start()
         if is_stepped(type(self)):
             self._step()
+        elif type(self).dosing is not Model.dosing:
+            self._dose()
 
     def _step(self) -> None:
         try:
@@ -99,9 +111,24 @@ class Model(nn.Module):
         stepped.closed_form = self._closed_form
         self.__dict__["structure"] = stepped
 
+    def _dose(self) -> None:
+        try:
+            dosed = cast(Closed, type(self).structure).dosed_by(self, Named)
+        except Exception as error:
+            raise translate(error, type(self), "dosing") from error
+        self.__dict__["structure"] = dosed
+
     def individual(self, theta: Any, eta: Any, cov: Any) -> dict[str, Any]:
-        """Individual parameters by name; every page writes its own."""
+        """Individual parameters by name; every page writes its own, with a further argument `kappa` where it declares
+        random effects between occasions.
+        """
         raise NotImplementedError
+
+    def parameters_of(self, theta: Any, eta: Any, cov: Any, kappa: Any) -> dict[str, Any]:
+        """What the page's `individual` returns; kappa is for pages with random effects between occasions."""
+        asked: Any = self.individual
+        found: dict[str, Any] = asked(theta, eta, cov, kappa) if self.kappa_names else asked(theta, eta, cov)
+        return found
 
     def observe(self, t: Any, a: Any, p: Any) -> dict[str, Any]:
         """Predictions by endpoint; every page writes its own."""
@@ -112,7 +139,7 @@ class Model(nn.Module):
         return {}
 
     def dosing(self, p: Any) -> dict[str, Any]:
-        """`Dose` by compartment: modelled bioavailability and lag."""
+        """`Dose` by compartment: modelled bioavailability, lag, and duration or rate of infusions."""
         return {}
 
     # -- values ---------------------------------------------------------------------------------------------------
@@ -128,7 +155,7 @@ class Model(nn.Module):
 
     @property
     def omega(self) -> Tensor:
-        """Covariance matrix of eta `[q, q]`."""
+        """Covariance matrix of the random effects `[q, q]`, in the order of `effect_names`."""
         return self.values.omega
 
     @property
@@ -138,8 +165,18 @@ class Model(nn.Module):
 
     @property
     def eta_names(self) -> tuple[str, ...]:
-        """Names of the random effects, in the order of every eta axis."""
+        """Names of the random effects between subjects."""
         return self.layout.eta_names
+
+    @property
+    def kappa_names(self) -> tuple[str, ...]:
+        """Names of the random effects between occasions."""
+        return self.layout.kappa_names
+
+    @property
+    def effect_names(self) -> tuple[str, ...]:
+        """Names of the rows of `omega`: the etas, then "occ.ka" for the kappa called ka."""
+        return self.layout.effect_names
 
     @property
     def theta_names(self) -> tuple[str, ...]:
@@ -165,7 +202,7 @@ class Model(nn.Module):
             )
         other = copy.copy(self)
         other.__dict__["_weights"] = weights
-        if self.stepped:
+        if "structure" in self.__dict__:
             other.__dict__["structure"] = self.structure.on(other)
         return other
 
@@ -208,7 +245,13 @@ class Model(nn.Module):
         other: Model = type(type(self).__name__, (type(self),), body)()
         other.__dict__["_closed_form"] = other.structure.closed_form = closed
         other.__dict__.update({k: v for k, v in self.__dict__.items() if k == "_name"})
-        return other.with_free(self.free).with_weights(self.weights)
+        return other.knowing(self.known_levels).with_free(self.free).with_weights(self.weights)
+
+    def knowing(self, levels: Mapping[str, tuple[str, ...]]) -> Self:
+        """A copy of the model that knows these levels of categorical covariates by column."""
+        other = copy.copy(self)
+        other.__dict__["known_levels"] = {**self.known_levels, **levels}
+        return other
 
     def with_free(self, free: Tensor) -> Self:
         """A copy of the model at the unconstrained vector `free [P]` (fixed parameters included)."""
@@ -230,7 +273,8 @@ class Model(nn.Module):
         Args:
             source: a fit or a model of the same page, whose values are taken over first.
             theta: natural values by name.
-            omega: a covariance matrix `[q, q]`, or variances by name (correlations are kept).
+            omega: a covariance matrix `[q, q]` in the order of `effect_names`, or variances by those names ("occ.ka"
+                for that of the kappa called ka); correlations are kept.
             sigma: residual standard deviations by name.
 
         Raises:
@@ -250,17 +294,17 @@ class Model(nn.Module):
         layout.check_names(sigmas, layout.sigma_names, "residual standard deviation")
         matrix = now.omega.clone()
         if isinstance(omega, Mapping):
-            layout.check_names(omega, layout.eta_names, "random effect")
-            scale = torch.ones(len(layout.eta_names), dtype=torch.float64)
+            layout.check_names(omega, layout.effect_names, "random effect")
+            scale = torch.ones(len(layout.effect_names), dtype=torch.float64)
             for name, variance in omega.items():
                 if not float(variance) > 0:
                     raise ModelError(f"with_values: the variance of {name} must be positive, got {variance}")
-                k = layout.eta_names.index(name)
+                k = layout.effect_names.index(name)
                 scale[k] = (float(variance) / matrix[k, k]).sqrt()
             matrix = matrix * scale[:, None] * scale
         elif omega is not None:
             matrix = torch.as_tensor(omega, dtype=torch.float64)
-            q = len(layout.eta_names)
+            q = len(layout.effect_names)
             if matrix.shape != (q, q) or not bool(torch.linalg.cholesky_ex(matrix)[1] == 0):
                 raise ModelError(f"with_values: omega must be a positive definite {q} x {q} matrix")
             inside = torch.eye(q, dtype=torch.bool)

@@ -17,7 +17,8 @@ from torch import Tensor
 from ..errors import ModelError, nearest
 from ..maths.bijections import Bijection
 from ..maths.covariance import LogCholesky, block_positions
-from . import priors
+from . import correlation, priors
+from .correlation import BETWEEN, Correlation
 from .endpoints import Endpoint
 
 
@@ -86,21 +87,27 @@ class Theta:
         )
 
 
+LEVELS = ("id", "occ")
+"""What random effects may vary between: subjects, and the occasions of a subject."""
+
+
 class Omega:
-    """Random effects between subjects and their covariance matrix, NONMEM's $OMEGA.
+    """Random effects between subjects, or between occasions, and their covariance matrix, NONMEM's $OMEGA.
 
     Args:
         cov: covariances of a block, the lower triangle row by row without the diagonal: for `a, b, c` they are
             (b,a), (c,a), (c,b). Without it the effects are independent.
         fixed: keep the matrix at its start.
-        level: "id", between subjects. (Between occasions is not supported yet.)
+        level: "id", between subjects: the page reads them as `eta`. "occ", between the occasions of a subject (column
+            OCC of the data): one value for each occasion, all with this one matrix (NONMEM's $OMEGA BLOCK SAME), read
+            as `kappa` by `individual(self, theta, eta, cov, kappa)`.
         prior: prior of the standard deviations, as for `Theta`: one distribution for each of them, or a mapping by
             name for some.
         **variances: one variance for each random effect, by name.
 
     Raises:
         ModelError: on a variance that is not positive, a wrong number of covariances, a matrix that is not
-            positive definite, a prior of something else, or `level="occ"`.
+            positive definite, a prior of something else, or another level.
 
     Example:
         >>> Omega(cl=0.1, v=0.02, cov=[0.01]).matrix().tolist()
@@ -116,10 +123,12 @@ class Omega:
         prior: Any = None,
         **variances: float,
     ) -> None:
-        if level != "id":
+        if level not in LEVELS:
             raise ModelError(
-                f"Omega(level={level!r}): only level='id' (between subjects) is supported; occasions are not yet"
+                f"Omega(level={level!r}): expected 'id' (between subjects) or 'occ' (between the occasions of a"
+                " subject, column OCC)"
             )
+        self.level = level
         if not variances:
             raise ModelError("Omega() names no random effect; write for example Omega(cl=0.1, v=0.05)")
         self.names = tuple(variances)
@@ -163,6 +172,7 @@ class Omega:
     def __repr__(self) -> str:
         inside = ", ".join(f"{n}={v:g}" for n, v in zip(self.names, self.variances, strict=True))
         block = f", cov={list(self.cov)}" if self.block else ""
+        block += ', level="occ"' if self.level == "occ" else ""
         prior = f", prior={self.prior}" if self.prior else ""
         return f"Omega({inside}{block}{', fixed=True' if self.fixed else ''}{prior})"
 
@@ -173,7 +183,8 @@ class Values:
 
     Attributes:
         theta: natural values by name, each broadcastable to `[*draw, subject, 1]`.
-        factor: Cholesky factor L of Omega `[*draw, q, q]`.
+        factor: Cholesky factor L of Omega `[*draw, q, q]`; from a layout the page's matrix, effects between occasions
+            once and last; from a problem that of its random effects, a block for each occasion (see `levels`).
         sigma: residual standard deviations by name ("cp.additive"), shapes as theta.
     """
 
@@ -190,19 +201,45 @@ class Values:
 class Layout:
     """The order of all parameters in one vector `[*b, P]`, and the maps between that vector and `Values`.
 
-    The order is every Theta, then every Omega block (log-Cholesky), then every endpoint's standard deviations (logs).
+    The order is every Theta, then every Omega block (log-Cholesky; those between occasions last), then every endpoint's
+    residual parameters (logs), then correlations of residuals (logits between -1 and 1).
+
+    Attributes:
+        eta_names, kappa_names: names of the random effects between subjects and between occasions.
+        effect_names: the rows of the page's Omega: the etas, then "occ.ka" for the kappa called ka.
+        members: those of each Omega, by the name it is declared under.
     """
 
     def __init__(
-        self, thetas: Mapping[str, Theta], omegas: Mapping[str, Omega], endpoints: Mapping[str, Endpoint]
+        self,
+        thetas: Mapping[str, Theta],
+        omegas: Mapping[str, Omega],
+        endpoints: Mapping[str, Endpoint],
+        correlations: Mapping[str, Correlation] | None = None,
     ) -> None:
-        self.thetas, self.omegas, self.endpoints = dict(thetas), dict(omegas), dict(endpoints)
-        self.eta_names = tuple(name for block in omegas.values() for name in block.names)
+        omegas = {k: b for level in LEVELS for k, b in omegas.items() if b.level == level}
+        self.thetas, self.omegas, self.endpoints = dict(thetas), omegas, dict(endpoints)
+        self.eta_names, self.kappa_names = (
+            tuple(name for block in omegas.values() if block.level == level for name in block.names)
+            for level in LEVELS
+        )
+        self.members = {
+            key: tuple(f"occ.{name}" if block.level == "occ" else name for name in block.names)
+            for key, block in omegas.items()
+        }
+        self.effect_names = tuple(name for names in self.members.values() for name in names)
         positions = block_positions([(len(b.names), b.block) for b in omegas.values()])
-        self.chart = LogCholesky(len(self.eta_names), positions)
+        self.chart = LogCholesky(len(self.effect_names), positions)
         self.theta_names = tuple(thetas)
         self.omega_names = tuple(self._omega_name(i, j) for i, j in positions)
+        self.correlations = dict(correlations or {})
+        correlation.check(self.correlations, self.endpoints)
+        self.correlation_names = tuple(f"{k}.correlation" for k in self.correlations)
         self.sigma_names = tuple(f"{k}.{s}" for k, e in endpoints.items() for s in e.start)
+        self.residual_sds = tuple(
+            f"{k}.{s}" for k, e in endpoints.items() for s in e.start if s not in e.others
+        )
+        self.sigma_names += self.correlation_names
         self.names = self.theta_names + self.omega_names + self.sigma_names
         self.positions = positions
         self.bijections = [t.bijection for t in thetas.values()]
@@ -210,18 +247,20 @@ class Layout:
         fixed = [t.fixed for t in thetas.values()]
         fixed += [b.fixed for b in omegas.values() for _ in block_positions([(len(b.names), b.block)])]
         fixed += [e.fixed for e in endpoints.values() for _ in e.start]
+        fixed += [c.fixed for c in self.correlations.values()]
         self.fixed = torch.tensor(fixed, dtype=torch.bool)
         self.all_log = all(b.kind == "lower" and b.lower == 0 for b in self.bijections)
 
     def _omega_name(self, i: int, j: int) -> str:
-        names = self.eta_names
+        names = self.effect_names
         return f"omega.{names[i]}" if i == j else f"omega.{names[i]},{names[j]}"
 
     def _priors(self) -> dict[str, Any]:
         """Prior by name of a parameter; "omega.cl" stands for a standard deviation."""
         out = {name: t.prior for name, t in self.thetas.items() if t.prior is not None}
-        for block in self.omegas.values():
-            out |= {f"omega.{name}": prior for name, prior in block.prior.items()}
+        for key, block in self.omegas.items():
+            names = dict(zip(block.names, self.members[key], strict=True))
+            out |= {f"omega.{names[name]}": prior for name, prior in block.prior.items()}
         for name, endpoint in self.endpoints.items():
             out |= {f"{name}.{s}": prior for s, prior in endpoint.priors.items()}
         return out
@@ -235,8 +274,8 @@ class Layout:
         ]
         words += self.omega_names
         for name, endpoint in self.endpoints.items():
-            options = [f"{key}={getattr(endpoint, key)}" for key in ("form", "dv") if hasattr(endpoint, key)]
-            words.append(f"{name}: {' '.join([type(endpoint).__name__, *endpoint.start, *options])}")
+            words.append(f"{name}: {' '.join([type(endpoint).__name__, *endpoint.start, *endpoint.words])}")
+        words += [f"{name}: Correlation {c.first} {c.second}" for name, c in self.correlations.items()]
         return words
 
     @property
@@ -252,7 +291,8 @@ class Layout:
         return self.pack(
             {k: t.start for k, t in self.thetas.items()},
             omega,
-            {f"{k}.{s}": x for k, e in self.endpoints.items() for s, x in e.start.items()},
+            {f"{k}.{s}": x for k, e in self.endpoints.items() for s, x in e.start.items()}
+            | {f"{k}.correlation": c.start for k, c in self.correlations.items()},
         )
 
     def pack(self, theta: Mapping[str, Any], omega: Tensor, sigma: Mapping[str, Any]) -> Tensor:
@@ -261,15 +301,19 @@ class Layout:
             b.free(torch.as_tensor(theta[k], dtype=torch.float64).reshape(1))
             for k, b in zip(self.theta_names, self.bijections, strict=True)
         ]
-        if self.eta_names:
+        if self.effect_names:
             parts.append(self.chart.vector(torch.as_tensor(omega, dtype=torch.float64)))
-        parts += [torch.as_tensor(sigma[k], dtype=torch.float64).reshape(1).log() for k in self.sigma_names]
+        for name in self.sigma_names:
+            number = torch.as_tensor(sigma[name], dtype=torch.float64).reshape(1)
+            parts.append(BETWEEN.free(number) if name in self.correlation_names else number.log())
         return torch.cat(parts)
 
     def values(self, vector: Tensor) -> Values:
         """`Values` of a vector `[*b, P]`; theta and sigma come out `[*b, 1, 1]`, the factor `[*b, q, q]`."""
         n, m = self.n_theta, len(self.names) - len(self.sigma_names)
-        if self.all_log and self.chart.is_diagonal:  # one exponential for all, as this is asked often
+        if (
+            self.all_log and self.chart.is_diagonal and not self.correlations
+        ):  # one exponential for all, as this is asked often
             every = torch.exp(vector)
             parts = every[..., None, None].unbind(-3)
             return Values(
@@ -281,7 +325,10 @@ class Layout:
             natural = list(torch.exp(vector[..., :n])[..., None, None].unbind(-3))
         else:
             natural = [b.natural(vector[..., j, None, None]) for j, b in enumerate(self.bijections)]
-        sigma = torch.exp(vector[..., m:])[..., None, None].unbind(-3)
+        c = len(self.names) - len(self.correlations)
+        sigma = torch.exp(vector[..., m:c])[..., None, None].unbind(-3)
+        if self.correlations:
+            sigma += BETWEEN.natural(vector[..., c:])[..., None, None].unbind(-3)
         return Values(
             dict(zip(self.theta_names, natural, strict=True)),
             self.chart.factor(vector[..., n:m]),
@@ -296,7 +343,11 @@ class Layout:
         else:
             thetas = torch.stack([b.slope(vector[..., j]) for j, b in enumerate(self.bijections)], -1)
         factor = torch.where(self.chart.diagonal, torch.exp(vector[..., n:m]), 1.0)
-        return torch.cat((thetas, factor, torch.exp(vector[..., m:])), -1)
+        c = len(self.names) - len(self.correlations)
+        parts = [thetas, factor, torch.exp(vector[..., m:c])]
+        if self.correlations:
+            parts.append(BETWEEN.slope(vector[..., c:]))
+        return torch.cat(parts, -1)
 
     def check_names(self, given: Mapping[str, Any], legal: Sequence[str], what: str) -> None:
         """Raise a ModelError on the first name of `given` that is not in `legal`."""

@@ -9,68 +9,53 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..data.population import Population
 from ..errors import DataError
-from ..maths.taylor import Taylor
 from ..structure.schedule import Schedule
-from . import compiled, pairs
+from . import compiled, drawn, likelihood, pairs
 from .binding import Hints, bind_endpoints, not_finite
+from .categories import Categories
+from .censoring import left_out, observations, places
+from .correlation import pairs_of
+from .discrete import Discrete
 from .dryrun import dry_run
-from .named import Named, tensor_of
+from .endpoints import Residual
+from .levels import Levels
 from .page import Model
 from .parameters import Values
+from .predicting import Directions, Predicting, Prediction
 from .priors import penalty
+
+__all__ = ["LOG_2PI", "Directions", "Prediction", "Problem"]
 
 LOG_2PI = math.log(2 * math.pi)
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """Predictions on the scale of the residual error, padded entries 0.
-
-    Attributes:
-        f: `[*draw, subject, time]`.
-        jac: `[direction, *draw, subject, time]`, or None.
-        hess: `[direction, direction, *draw, subject, time]`, or None.
-    """
-
-    f: Tensor
-    jac: Tensor | None = None
-    hess: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Directions:
-    """Directions other than the unit vectors of eta, in which to differentiate a prediction.
-
-    Attributes:
-        eta: `[direction, *draw, subject, q]`, how eta moves.
-        theta: by name `[direction, *draw, subject or 1, 1]`, how natural thetas move (absent: not at all).
-    """
-
-    eta: Tensor
-    theta: Mapping[str, Tensor]
-
-
-class Problem:
+class Problem(Predicting):
     """A model bound to a population.
 
     Args:
         model: an instance of a page.
         population: the data.
+        partial: whether endpoints may be without observations, as of patients who come after a fit.
 
     Attributes:
         y, mask: observations on the scale of the residual error and 1.0 where there is one, `[subject, time]`.
+        observed: where there is one that counts (M1 leaves out those of which only limits are known), bool.
+        limits: what is known of observations of which only limits are known; None where all were measured.
+        gaussian: observations with a normal density, `[subject, time]` bool.
+        measured: whether every observation is Gaussian and measured, as first-order methods need it.
+        scaled: whether the page gives residuals a size of their own, so that predictions have rows for it.
+        residual_pairs: observations with correlated residuals.
         schedule: the dosing schedule of every subject.
         names: names of the P free (not fixed) parameters, in the order of every free vector.
+        covariates_read: the covariates that the page reads.
 
     Raises:
         ModelError: when the page fails its dry run on these data.
@@ -78,9 +63,10 @@ class Problem:
             observations that the endpoint cannot take.
     """
 
-    def __init__(self, model: Model, population: Population) -> None:
+    def __init__(self, model: Model, population: Population, partial: bool = False) -> None:
         self.model, self.population, self.layout = model, population, model.layout
-        self.structure, self.eta_names = model.structure.afresh(), model.eta_names
+        self.structure, self.levels = model.structure.afresh(), Levels(model.layout, population)
+        self.eta_names = self.levels.names
         self.q = len(self.eta_names)
         self.n_subjects = population.n_subjects
         if not self.n_subjects:
@@ -91,45 +77,48 @@ class Problem:
         self.mask = population.mask.to(torch.float64)
         self.ragged = not bool(population.mask.all())
         self.endpoints = self.layout.endpoints
-        self.endpoint_masks = bind_endpoints(self.endpoints, population)
+        self.endpoint_masks = bind_endpoints(self.endpoints, population, partial)
         self.cov_observation = {k: c.observation for k, c in population.covariates.items()}
         self.cov_segment = {k: c.segment for k, c in population.covariates.items()}
-        self._bind_observations()
+        self.cov_dose = {k: c.segment if c.dose is None else c.dose for k, c in population.covariates.items()}
+        self._bind_observations(partial)
         self.free_index = torch.nonzero(~self.layout.fixed).flatten()
         self.fixed_vector = model.free.detach().clone()
         self.names = tuple(self.layout.names[int(i)] for i in self.free_index)
-        self.varies = any(covariate.varies for covariate in population.covariates.values())
+        changes = self.levels.changes
+        self.varies = changes or any(covariate.varies for covariate in population.covariates.values())
         self.route = compiled.Route()
         self.covariate_hints = Hints(population)
-        used = dry_run(self)
-        self.varies = any(population.covariates[k].varies for k in used)
+        self.categories = Categories(population, model.known_levels)
+        self.covariates_read = frozenset(dry_run(self))
+        self.varies = changes or any(population.covariates[k].varies for k in self.covariates_read)
 
-    def _bind_observations(self) -> None:
-        y = self.population.dv
-        jacobian = torch.zeros_like(y)
-        for endpoint, mask in zip(self.endpoints.values(), self._masks(), strict=True):
-            if endpoint.positive and getattr(endpoint, "dv", "") == "natural":
-                bad = mask & (y <= 0)
-                if bool(bad.any()):
-                    raise DataError(
-                        f"a log-normal endpoint needs positive observations, got DV <= 0 at {self.where(bad)}; "
-                        'leave these records out (MDV 1), use another residual error, or dv="log" for a log table'
-                    )
-            safe = torch.where(mask, y, 1.0)
-            y = torch.where(mask, endpoint.link_dv(safe), y)
-            jacobian = torch.where(mask, endpoint.log_jacobian(safe), jacobian)
-        self.y = torch.where(self.observed, y, 0.0)
-        self.log_jacobian = torch.where(self.observed, jacobian, 0.0).sum(-1)
+    def _bind_observations(self, partial: bool) -> None:
+        population = self.population
+        gone = left_out(list(self.endpoints.values()), self._masks(), population)
+        if bool(gone.any()):
+            self.observed = self.observed & ~gone
+            self.mask, self.ragged = self.observed.to(torch.float64), True
+            if self.endpoint_masks is not None:
+                self.endpoint_masks = [mask & ~gone for mask in self.endpoint_masks]
+        found = observations(self.endpoints, self._masks(), population)
+        self.y, self.limits, self.gaussian = found.y, found.limits, found.gaussian
+        self.log_jacobian = found.jacobian.sum(-1)
+        self.lloq, self.uloq = population.lloq, population.uloq
+        masks = dict(zip(self.endpoints, self._masks(), strict=True))
+        censored = torch.zeros_like(self.observed) if self.limits is None else self.limits.censored
+        self.residual_pairs = pairs_of(self.layout.correlations, masks, censored, population, partial)
+        normal = [isinstance(e, Residual) and e.gaussian for e in self.endpoints.values()]
+        self.measured, self.scaled = self.limits is None and all(normal), False
 
-    def _masks(self) -> list[Tensor]:
-        """One boolean mask `[subject, time]` an endpoint."""
-        return [self.observed] if self.endpoint_masks is None else self.endpoint_masks
+    @property
+    def plain(self) -> bool:
+        """Whether every observation is Gaussian about one row, measured, and independent of the others."""
+        return self.measured and not self.scaled and not self.residual_pairs
 
     def where(self, bad: Tensor, most: int = 5) -> str:
         """Subjects and times of the observations flagged in `bad [subject, time]`, in words."""
-        places = bad.nonzero().tolist()
-        words = [f"id {self.population.ids[n]} time {float(self.time[n, t]):g}" for n, t in places[:most]]
-        return ", ".join(words) + (f" and {len(places) - most} more" if len(places) > most else "")
+        return places(self.population, bad, most)
 
     # -- sizes ----------------------------------------------------------------------------------------------------
     @property
@@ -144,8 +133,10 @@ class Problem:
 
     @property
     def n_gaussian(self) -> int:
-        """Number of observations that carry log(2 pi) in the likelihood and not in the objective function."""
-        return self.n_observations
+        """Number of observations that carry log(2 pi) in the likelihood and not in the objective function: those that
+        are Gaussian and measured.
+        """
+        return int(self.gaussian.sum())
 
     def ofv(self, log_likelihood: float) -> float:
         """NONMEM's objective function, -2 log L - n log(2 pi)."""
@@ -186,11 +177,21 @@ class Problem:
 
     def values(self, free: Tensor) -> Values:
         """Values of `free [*b, P]`: thetas and sigmas `[*b, 1, 1]`, Cholesky factor of Omega `[*b, q, q]`."""
-        return self.layout.values(self.full(free))
+        return self.spread(self.layout.values(self.full(free)))
+
+    def spread(self, values: Values) -> Values:
+        """The page's values with the factor of this problem's random effects, a block for each occasion."""
+        if not self.levels.changes:
+            return values
+        return replace(values, factor=self.levels.spread(values.factor))
 
     def omega(self, free: Tensor) -> Tensor:
         """Covariance of eta `[*b, q, q]` at `free [*b, P]`."""
         return self.values(free).omega
+
+    def page_omega(self, free: Tensor) -> Tensor:
+        """The page's covariance of random effects at `free [*b, P]`, in the order of `Layout.effect_names`."""
+        return self.layout.values(self.full(free)).omega
 
     @property
     def penalised(self) -> bool:
@@ -205,112 +206,6 @@ class Problem:
         return penalty(self.layout, self.full(free))
 
     mu_pairs = cached_property(pairs.mu_pairs)
-
-    # -- predictions ----------------------------------------------------------------------------------------------
-    def predict(
-        self, eta: Tensor, values: Values, order: int = 0, directions: Directions | None = None
-    ) -> Prediction:
-        """Predictions at the observation times, with derivatives.
-
-        Args:
-            eta: random effects `[*draw, subject, q]`.
-            values: parameter values, broadcastable to the draws and subjects.
-            order: 0 value, 1 and Jacobian, 2 and Hessian in eta.
-            directions: differentiate along these (order 1 or 2) instead of along each eta.
-        """
-        if self.route.programs is not None:
-            quick = compiled.predict(self, eta, values, order, directions)
-            if quick is not None:
-                return Prediction(*quick)
-        theta: Mapping[str, Any] = values.theta
-        if order == 0:
-            etas: list[Any] = [eta[..., k : k + 1] for k in range(self.q)]
-        elif directions is None:
-            etas = Taylor.seed(eta, order)
-        else:
-            etas = [
-                Taylor(eta[..., k : k + 1], directions.eta[..., k : k + 1], None, order)
-                for k in range(self.q)
-            ]
-            theta = {
-                k: Taylor(v, directions.theta[k], None, order) if k in directions.theta else v
-                for k, v in theta.items()
-            }
-        g = self.evaluate(theta, dict(zip(self.eta_names, etas, strict=True)))
-        shape = eta.shape[:-1] + self.time.shape[-1:]
-        if isinstance(g, Taylor):
-            _, jac, hess = Taylor(g.value.expand(shape), g.jac, g.hess, g.order).full()
-            if order == 2 and hess is None:
-                hess = g.dense_hess().expand((self.q, self.q) + shape)
-            return Prediction(g.value.expand(shape), jac, hess)
-        f = g.expand(shape)
-        d = self.q if directions is None else directions.eta.shape[0]
-        zero = torch.zeros((), dtype=f.dtype, device=f.device)
-        return Prediction(
-            f,
-            zero.expand((d,) + shape) if order else None,
-            zero.expand((d, d) + shape) if order == 2 else None,
-        )
-
-    def hasten(self) -> Problem:
-        """This problem, its predictions from now on by machine code where its page allows; it takes a moment."""
-        self.route.prepare(self)
-        return self
-
-    def uncompiled(self) -> Problem:
-        """The same problem, its predictions in Taylor arithmetic."""
-        other = copy.copy(self)
-        other.route = compiled.Route("asked for")
-        return other
-
-    def evaluate(self, theta: Mapping[str, Any], eta: Mapping[str, Any], used: Any = None) -> Any:
-        """The page's formulas once through, on tensors or Taylor numbers alike, linked and masked.
-
-        Returns:
-            Predictions on the scale of the residual error, broadcastable to `[*draw, subject, time]`.
-        """
-        p, a = self.amounts(theta, eta)
-        out = self.model.observe(self.time, Named("a", a), Named("p", p))
-        g: Any = None
-        for (name, endpoint), mask in zip(self.endpoints.items(), self._masks(), strict=True):
-            f = out[name]
-            if self.ragged or self.endpoint_masks is not None:
-                f = torch.where(
-                    mask, f, torch.ones((), dtype=self.y.dtype) if endpoint.positive else 0.0 * self.y[0, 0]
-                )
-            f = endpoint.link(f)
-            g = f if g is None else g + f
-        return g
-
-    def amounts(self, theta: Mapping[str, Any], eta: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
-        """Individual parameters as `observe` reads them, and the amounts in the compartments."""
-        theta_, eta_ = Named("theta", theta), Named("eta", eta)
-        p = self.model.individual(theta_, eta_, self._cov(self.cov_observation))
-        p_segment = self.model.individual(theta_, eta_, self._cov(self.cov_segment)) if self.varies else p
-        needed = {k: tensor_of(p_segment[k]) for k in self.structure.parameters}
-        return p, self.structure.solve(Named("p", needed), self.schedule)
-
-    def unsolved(self, eta: Tensor, values: Values) -> Tensor:
-        """Whether the differential equations of the page cannot be solved, `[*draw, subject]` bool."""
-        if not self.model.stepped:
-            return torch.zeros(eta.shape[:-1], dtype=torch.bool)
-        etas = {name: eta[..., k : k + 1] for k, name in enumerate(self.eta_names)}
-        _, a = self.amounts(values.theta, etas)
-        nothing = torch.zeros(eta.shape[:-1], dtype=torch.int64)
-        return (nothing + getattr(a, "status", 0)) != 0
-
-    def _cov(self, values: Mapping[str, Tensor]) -> Named:
-        return Named("cov", values, self.covariate_hints)
-
-    def individual(self, eta: Tensor, values: Values) -> dict[str, Tensor]:
-        """Individual parameters by name, each `[*draw, subject, 1 or time]`."""
-        etas = {name: eta[..., k : k + 1] for k, name in enumerate(self.eta_names)}
-        p = self.model.individual(
-            Named("theta", values.theta), Named("eta", etas), self._cov(self.cov_observation)
-        )
-        shape = eta.shape[:-1]
-        tensors = {k: tensor_of(v) for k, v in p.items()}
-        return {k: v.expand(shape + v.shape[-1:]) for k, v in tensors.items()}
 
     # -- likelihood -----------------------------------------------------------------------------------------------
     def variance(self, f: Tensor, values: Values) -> tuple[Tensor, Tensor, Tensor]:
@@ -334,9 +229,30 @@ class Problem:
     def log_likelihood(self, eta: Tensor, values: Values) -> Tensor:
         """log p(y | eta) `[*draw, subject]`, every constant included."""
         f = self.predict(eta, values).f
+        if not self.plain:
+            log_p: Tensor = likelihood.log_density(self, f, values)
+            return log_p.sum(-1) + self.log_jacobian
         variance = self.variance(f, values)[0]
         terms = (self.y - f) ** 2 / variance + torch.log(variance) + LOG_2PI
         return -0.5 * (terms * self.mask).sum(-1) + self.log_jacobian
+
+    def local(
+        self, f: Tensor, values: Values, observed: bool = False, held: Tensor | None = None
+    ) -> likelihood.Local:
+        """The density of the observations about the rows of a prediction, with derivatives; for every kind of endpoint.
+
+        Args:
+            f: rows, `[*draw, subject, row]`.
+            values: parameter values, broadcastable to the draws and subjects.
+            observed: also the observed curvature.
+            held: residual variances that do not move with the prediction, `[*draw, subject, time]`; None for R(f).
+
+        Example:
+            >>> at = problem.local(problem.predict(eta, values).f, values)  # doctest: +SKIP
+            >>> problem.log_likelihood(eta, values) - problem.log_jacobian - at.log_p.sum(-1)  # doctest: +SKIP
+            tensor([0., 0.])
+        """
+        return likelihood.local(self, f, values, observed, held)
 
     def log_prior(self, eta: Tensor, values: Values) -> Tensor:
         """log N(eta; 0, Omega) `[*draw, subject]`."""
@@ -355,11 +271,19 @@ class Problem:
         Raises:
             DataError: naming the subjects and times, and the remedy.
         """
-        f = self.predict(torch.zeros(self.n_subjects, self.q, dtype=torch.float64), values).f
+        rows = self.predict(torch.zeros(self.n_subjects, self.q, dtype=torch.float64), values).f
+        f = rows[..., : self.y.shape[-1]]
         variance = self.variance(f, values)[0].expand(f.shape)
         if bool((bad := self.observed & ~torch.isfinite(f)).any()):
-            why = not_finite(self.unsolved(torch.zeros(self.n_subjects, self.q, dtype=torch.float64), values))
+            lost = self.unsolved(torch.zeros(self.n_subjects, self.q, dtype=torch.float64), values)
+            why = not_finite(self, bad.any(-1), lost)
             raise DataError(f"the prediction is not finite at the start, at {self.where(bad)}; {why}")
+        for name, endpoint, mask in self.by_endpoint:
+            if isinstance(endpoint, Discrete) and bool((bad := mask & ~endpoint.defined(f)).any()):
+                raise DataError(
+                    f"the prediction of {name} ({type(endpoint).__name__}) is none at {self.where(bad)}: a mean must be"
+                    " positive, a probability between 0 and 1; check the formula and the starting values"
+                )
         if bool((bad := self.observed & ~(variance > 0)).any()):
             raise DataError(
                 f"the residual variance is zero at {self.where(bad)} (proportional error where the prediction is 0); "
@@ -367,17 +291,56 @@ class Problem:
             )
 
     def simulate_dv(self, f: Tensor, values: Values, generator: torch.Generator) -> Tensor:
-        """Observations drawn around predictions `f [*draw, subject, time]`, on the scale of the table."""
-        sd = self.variance(f, values)[0].sqrt()
-        y = f + sd * torch.randn(f.shape, generator=generator, dtype=f.dtype)
-        return self.natural(y)
+        """Observations drawn around predictions `f [*draw, subject, row]`, on the scale of the table.
 
-    def natural(self, y: Tensor) -> Tensor:
-        """From the scale of the residual error to that of the table; padded entries 0."""
+        They are those of complete data: limits of quantification are applied by `censored`, and values under zero are
+        as frequent as the residual error makes them.
+        """
+        sd = self.variance(f[..., : self.y.shape[-1]], values)[0].sqrt()
+        if self.plain:
+            return self.natural(f + sd * torch.randn(f.shape, generator=generator, dtype=f.dtype))
+        return self.natural(drawn.observations(self, f, sd, values, generator), drawn=True)
+
+    def natural(self, y: Tensor, values: Values | None = None, drawn: bool = False) -> Tensor:
+        """From the scale of the residual error to that of the table `[*draw, subject, time]`; padded entries 0.
+
+        Of rows it takes the predictions. A prediction of a count is its mean, of an event its probability, of ordered
+        categories the expected category.
+
+        Args:
+            y: rows of predictions, or observations, `[*draw, subject, row or time]`.
+            values: where gaps of ordered categories are taken from; the values that the problem starts from when not
+                given.
+            drawn: these are observations, so that counts and categories are what they are.
+        """
+        y = y[..., : self.y.shape[-1]]
         out = y
-        for endpoint, mask in zip(self.endpoints.values(), self._masks(), strict=True):
-            out = torch.where(mask, endpoint.natural(y), out)
+        for name, endpoint, mask in self.by_endpoint:
+            if not isinstance(endpoint, Discrete):
+                out = torch.where(mask, endpoint.natural(y), out)
+            elif not drawn:
+                given = self.layout.values(self.fixed_vector) if values is None else values
+                sigma = {s: given.sigma[f"{name}.{s}"] for s in endpoint.start}
+                out = torch.where(mask, endpoint.mean(y, sigma), out)
         return torch.where(self.observed, out, 0.0)
+
+    def censored(self, dv: Tensor) -> tuple[Tensor, Tensor]:
+        """Observations of the table as they would have been recorded under the limits of quantification of the records.
+
+        Args:
+            dv: `[*draw, subject, time]`.
+
+        Returns:
+            dv with the limit in place of what lies beyond it, and CENS: 1 below the lower, -1 above the upper limit, 0
+            between; int64. Counts and categories have no limits.
+        """
+        residual = torch.zeros_like(self.observed)
+        for _, endpoint, mask in self.by_endpoint:
+            if isinstance(endpoint, Residual):
+                residual = residual | mask
+        below, above = residual & (dv < self.lloq), residual & (dv > self.uloq)
+        cens = below.to(torch.int64) - above.to(torch.int64)
+        return torch.where(below, self.lloq, torch.where(above, self.uloq, dv)), cens
 
     # -- subsets --------------------------------------------------------------------------------------------------
     def select(self, index: Tensor) -> Problem:
@@ -387,12 +350,16 @@ class Problem:
         """
         other = copy.copy(self)
         other.n_subjects = len(index)
-        for name in ("time", "observed", "mask", "y", "log_jacobian"):
+        for name in ("time", "observed", "mask", "y", "log_jacobian", "gaussian", "lloq", "uloq"):
             setattr(other, name, getattr(self, name)[index])
         other.schedule = self.schedule.select(index)
+        other.levels = self.levels.select(index)
         if self.endpoint_masks is not None:
             other.endpoint_masks = [m[index] for m in self.endpoint_masks]
+        other.limits = None if self.limits is None else self.limits.select(index)
+        other.residual_pairs = [pairs.select(index) for pairs in self.residual_pairs]
         other.cov_observation = {k: v[index] for k, v in self.cov_observation.items()}
         if self.varies:
             other.cov_segment = {k: v[index] for k, v in self.cov_segment.items()}
+            other.cov_dose = {k: v[index] for k, v in self.cov_dose.items()}
         return other

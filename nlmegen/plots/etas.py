@@ -15,16 +15,20 @@ if TYPE_CHECKING:
 
 def etas(fit: Fit) -> Figure:
     """Draw a histogram of the conditional modes of each eta, the density N(0, omega) over it, and the
-    shrinkage.
+    shrinkage; of effects between occasions the modes of all occasions with observations in one panel.
 
     Args:
         fit: A `Fit`.
     """
-    names = fit.problem.eta_names
+    names, levels = fit.model.effect_names, fit.problem.levels
     drawn, axes = panels(max(1, len(names)), columns=3, width=2.9, height=2.5)
-    sd = fit.values.omega.diagonal().sqrt().numpy()
+    sd = fit.model.omega.diagonal().sqrt().numpy()
     for k, (panel, name) in enumerate(zip(axes, names, strict=False)):
-        mode = fit.ebe[:, k].numpy()
+        own = levels.row == k
+        modes = (
+            fit.ebe[:, own] if k < levels.q else fit.ebe[:, own][levels.seen(fit.problem.observed)[:, own]]
+        )
+        mode = modes.flatten().numpy()
         mode = mode[np.isfinite(mode)]
         spread = float(sd[k])
         reach = max(3.2 * spread, 1.05 * float(np.abs(mode).max(initial=0.0)))
@@ -35,7 +39,7 @@ def etas(fit: Fit) -> Figure:
         x = np.linspace(-reach, reach, 201)
         density = np.exp(-0.5 * (x / spread) ** 2) / (spread * np.sqrt(2 * np.pi))
         panel.plot(x, density, color=VERMILION, linewidth=1.3)
-        panel.set_xlabel(f"eta {name}")
+        panel.set_xlabel(f"eta {name}" if k < levels.q else f"kappa {name.removeprefix('occ.')}")
         panel.locator_params(axis="x", nbins=5)
         panel.set_yticks([])
         shrinkage = fit.shrinkage_eta.get(name, float("nan"))

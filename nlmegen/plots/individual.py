@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,15 +13,16 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from nlmegen.data.events import Kind
 from nlmegen.data.population import Population
 from nlmegen.errors import DataError, nearest
 from nlmegen.model.problem import Problem
-from nlmegen.plots.style import BLUE, GREY, INK, SIZE, VERMILION, headed, labelled, legend, panels
+from nlmegen.plots.style import BLUE, GREY, INK, ORANGE, SIZE, VERMILION, headed, labelled, legend, panels
 
 if TYPE_CHECKING:
     from nlmegen.fit import Fit
 
-_RECORD = ("id", "time", "evid", "mdv", "dv", "amt", "rate", "ii", "addl", "cmt", "dvid")
+_RECORD = ("id", "time", "evid", "mdv", "dv", "amt", "rate", "ii", "addl", "ss", "cmt", "dvid")
 
 POINTS = 120
 """Points of a curve, besides the times of doses and observations."""
@@ -108,17 +109,27 @@ def _panel(
             linewidth=1.1,
             label=words,
         )
-    panel.plot(
-        fit.population.time[subject][here],
-        fit.population.dv[subject][here],
-        "o",
-        color=BLUE,
-        markersize=3.2,
-        markeredgewidth=0,
-        label="observed",
-    )
+    cens = fit.population.cens[subject]
+    for flag, marker, words in (
+        (0, "o", "observed"),
+        (1, "v", "below this limit"),
+        (-1, "^", "above this limit"),
+    ):
+        chosen = here & (cens == flag)
+        if flag == 0 or bool(chosen.any()):
+            panel.plot(
+                fit.population.time[subject][chosen],
+                fit.population.dv[subject][chosen],
+                marker,
+                color=ORANGE if flag else BLUE,
+                markersize=3.2,
+                markeredgewidth=0,
+                label=words,
+                linestyle="none",
+            )
     events = fit.population.events
-    doses = events.time[subject][(events.amount[subject] > 0) | (events.rate[subject] > 0)].numpy()
+    kind = events.kind[subject]
+    doses = events.time[subject][(kind == Kind.BOLUS) | (kind == Kind.START) | (kind == Kind.STEADY)].numpy()
     foot = panel.get_xaxis_transform()
     panel.plot(doses, np.full(len(doses), 0.03), "|", color=INK, markersize=5, alpha=0.6, transform=foot)
 
@@ -142,8 +153,10 @@ def _curves(fit: Fit, index: list[int]) -> tuple[Population, dict[str, npt.NDArr
     mode = fit.ebe[torch.tensor(index)]
     with torch.no_grad():
         drawn = {
-            "pred": problem.natural(problem.predict(torch.zeros_like(mode), fit.values).f).numpy(),
-            "ipred": problem.natural(problem.predict(mode, fit.values).f).numpy(),
+            "pred": problem.natural(
+                problem.predict(torch.zeros_like(mode), fit.values).f, fit.values
+            ).numpy(),
+            "ipred": problem.natural(problem.predict(mode, fit.values).f, fit.values).numpy(),
         }
     return dense, drawn
 
@@ -160,7 +173,8 @@ def densify(population: Population, points: int) -> Population:
         points: Number of regular times.
     """
     table = population.table
-    names = [name for name in (*_RECORD, *population.covariates) if name in table]
+    steps = ["occ"] if population.occasions is not None else []
+    names = [name for name in (*_RECORD, *steps, *population.covariates) if name in table]
     observed = np.zeros(len(table), dtype=bool)
     observed[population.row[population.mask].numpy()] = True
     subject = pd.factorize(table["id"])[0]
@@ -179,7 +193,9 @@ def densify(population: Population, points: int) -> Population:
         if "evid" in table:
             fresh["evid"] = 0
         for name in population.covariates:
-            fresh[name] = _along(grid, time, own[name].to_numpy(dtype=float), population.interpolation)
+            fresh[name] = _along(grid, time, own[name].to_numpy(), population.interpolation)
+        for name in steps:
+            fresh[name] = _along(grid, time, own[name].to_numpy(dtype=object), population.interpolation)
         several = [fresh.assign(dvid=label) for label in population.dvids] if "dvid" in table else [fresh]
         kept = own.loc[~observed[rows], names].assign(mdv=1)
         # Records of the table come before grid points of the same time: a curve shows what a dose does.
@@ -195,12 +211,12 @@ def densify(population: Population, points: int) -> Population:
 def _along(
     grid: npt.NDArray[np.float64],
     time: npt.NDArray[np.float64],
-    value: npt.NDArray[np.float64],
+    value: npt.NDArray[Any],
     interpolation: str,
-) -> npt.NDArray[np.float64]:
-    """A covariate on the grid, by the population's rule."""
-    if interpolation == "linear":
-        return np.interp(grid, time, value)
+) -> npt.NDArray[Any]:
+    """A covariate or the occasion on the grid, by the population's rule; a text has no middle and follows "nonmem"."""
+    if interpolation == "linear" and value.dtype != object:
+        return np.asarray(np.interp(grid, time, value))
     if interpolation == "locf":
-        return value[np.maximum(np.searchsorted(time, grid, side="right") - 1, 0)]
-    return value[np.minimum(np.searchsorted(time, grid, side="left"), len(time) - 1)]
+        return np.asarray(value[np.maximum(np.searchsorted(time, grid, side="right") - 1, 0)])
+    return np.asarray(value[np.minimum(np.searchsorted(time, grid, side="left"), len(time) - 1)])

@@ -96,7 +96,7 @@ def html(
 def _parameters(fit: Fit) -> list[dict[str, Any]]:
     """The parameter table with, for variances and covariances, the SD and correlation they stand for."""
     omega = fit.model.omega.numpy()
-    place = {name: k for k, name in enumerate(fit.model.eta_names)}
+    place = {name: k for k, name in enumerate(fit.model.effect_names)}
     rows = []
     for name, row in fit.parameters.iterrows():
         also = ""

@@ -121,7 +121,7 @@ def summary(fit: Fit) -> list[str]:
     called, does = METHODS[methods[-1].name]
     if len(methods) > 1:
         called += f", begun at the estimates of {' and '.join(method.name for method in methods[:-1])}"
-    if not fit.model.eta_names:
+    if not fit.model.effect_names:
         does = "The page has no random effects, so that this is its exact likelihood."
     done = "evaluated, not estimated," if evaluated(fit) else "fitted"
     sentences = [
@@ -152,9 +152,10 @@ def evaluated(fit: Fit) -> bool:
 
 
 def concerns(fit: Fit) -> list[str]:
-    """Return what deserves attention: the fit's notes, what the data do not determine, and the data's warnings."""
+    """Return what deserves attention: the fit's notes, and what the data do not determine."""
     words = [text for text in fit.problems() if not text.startswith("not converged")]
-    words += [f"data: {text}" for text in fit.population.warnings]
+    data = [f"data: {text}" for text in fit.population.warnings]
+    words += [text for text in data if text not in words]
     if fit.bounds and fit.bounds.get("khat_max", 0.0) > 0.7:
         words.append(
             f"The largest k-hat is {number(fit.bounds['khat_max'], 2)} (above 0.7): for some subject the draws come"

@@ -62,7 +62,8 @@ class Worlds:
         return torch.cat(parts)
 
     def _simulated(self, source: torch.Generator) -> Population:
-        problem, values, population = self._problem, self.model.values, self.population
+        problem, population = self._problem, self.population
+        values = problem.spread(self.model.values)
         with torch.no_grad():
             eta = draw_eta(values.factor, problem.n_subjects, source)
             f = problem.predict(eta, values).f

@@ -11,6 +11,7 @@ import torch
 
 from nlmegen import __version__
 from nlmegen.errors import Status
+from nlmegen.model.levels import column
 from nlmegen.model.pagetext import page_text
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def facts(fit: Fit) -> dict[str, Any]:
             for name, row in table[table["kind"] == "theta"].iterrows()
         },
         "omega": {
-            "names": list(fit.model.eta_names),
+            "names": list(fit.model.effect_names),
             "covariance": omega.tolist(),
             # a covariance that the page does not declare is 0 and has no standard error
             "se": [
@@ -88,13 +89,18 @@ def facts(fit: Fit) -> dict[str, Any]:
 
 
 def individuals(fit: Fit) -> pd.DataFrame:
-    """One row a subject: id, modes, posterior means and SDs of eta, individual parameters, status."""
+    """One row a subject: id, modes, posterior means and SDs of the random effects (eta_NAME; kappa_NAME_2 of the second
+    occasion, empty where a subject has none), individual parameters (of the first record), status.
+    """
     columns: dict[str, Any] = {"id": list(fit.population.ids)}
-    for k, name in enumerate(fit.model.eta_names):
-        columns[f"eta_{name}"] = fit.ebe[:, k].numpy()
-    for k, name in enumerate(fit.model.eta_names):
-        columns[f"eta_{name}_mean"] = fit.eta_mean[:, k].numpy()
-        columns[f"eta_{name}_sd"] = fit.eta_sd[:, k].numpy()
+    present = fit.problem.levels.present
+    modes, means, sds = (
+        torch.where(present, x, math.nan).numpy() for x in (fit.ebe, fit.eta_mean, fit.eta_sd)
+    )
+    names = [column(name) for name in fit.problem.eta_names]
+    columns |= {name: modes[:, k] for k, name in enumerate(names)}
+    for k, name in enumerate(names):
+        columns[f"{name}_mean"], columns[f"{name}_sd"] = means[:, k], sds[:, k]
     with torch.no_grad():
         for name, value in fit.problem.individual(fit.ebe, fit.values).items():
             columns[name] = value.expand(len(fit.population), -1)[:, 0].numpy()

@@ -12,10 +12,12 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from nlmegen.data.population import Population
+from nlmegen.data.cells import raw_from_frame, typed
+from nlmegen.data.population import Population, build
 from nlmegen.errors import DataError, nearest
 from nlmegen.simulate.donors import DONOR, PER_KG, Donors, check_source
 from nlmegen.simulate.draws import generator, whole
+from nlmegen.simulate.occasions import boundaries, read_occasions, with_occasions
 from nlmegen.simulate.regimen import Regimen
 
 WEIGHT = "wt"
@@ -85,6 +87,11 @@ class Cohort:
         covariates: Whose covariates: a `Population`, a DataFrame with one row a subject, or a DataFrame in
             NONMEM columns; None for a model without covariates.
         dvid: Labels of the endpoints to sample; None for all endpoints of the model that is simulated.
+        occasions: Which records belong to one occasion (column `occ`), for models with effects between occasions:
+            "dose" (each time of a dose opens one), a number (so long is each), or the times at which they begin; None
+            for no occasions.
+        lloq: Lower limit of quantification: a number, or a dict from the label of an endpoint to one. Simulated values
+            below it come as the limit, with `cens` 1.
 
     Raises:
         DataError: No patients, no times, an unreadable regimen, an amount per kg without covariate `wt`, covariates of
@@ -101,6 +108,8 @@ class Cohort:
     times: str | Iterable[float]
     covariates: Population | pd.DataFrame | None = None
     dvid: tuple[str | int, ...] | None = None
+    occasions: str | float | Iterable[float] | None = None
+    lloq: float | Mapping[str | int, float] | None = None
     arms: dict[str, Regimen] = field(init=False, repr=False)
     grid: _Floats = field(init=False, repr=False)
 
@@ -111,6 +120,8 @@ class Cohort:
         check_source(self.covariates)
         if self.dvid is not None:
             object.__setattr__(self, "dvid", _labels(self.dvid))
+        object.__setattr__(self, "occasions", read_occasions(self.occasions))
+        _check_lloq(self.lloq)
         arms = self.regimen if isinstance(self.regimen, Mapping) else {"": self.regimen}
         if not arms:
             raise DataError("regimen: expected at least one arm, got an empty dict")
@@ -127,13 +138,12 @@ class Cohort:
         """
         stencil = self.stencil(seed, dvid)
         like = stencil.population
-        return Population.from_table(
-            pd.DataFrame(stencil.records(0, self.n)[0]),
-            interpolation=like.interpolation,
-            time_unit=like.time_unit,
-            amount_unit=like.amount_unit,
-            dv_unit=like.dv_unit,
+        return build(
+            typed(raw_from_frame(pd.DataFrame(stencil.records(0, self.n)[0]))),
+            like.interpolation,
+            (like.time_unit, like.amount_unit, like.dv_unit),
             covariates=list(like.covariates),
+            levels={name: item.levels for name, item in like.covariates.items() if item.levels},
             warn=False,
         )
 
@@ -163,7 +173,14 @@ class Cohort:
             table["arm"] = np.asarray(list(self.arms), dtype=object)[
                 (table["id"].to_numpy() - 1) // len(used)
             ]
-        population = Population.from_table(table, **donors.reading, covariates=donors.names, warn=False)
+        population = build(
+            typed(raw_from_frame(table)),
+            donors.interpolation,
+            donors.units,
+            covariates=donors.names,
+            levels=donors.levels,
+            warn=False,
+        )
         return Stencil(population, (arm * len(used) + donor.reshape(-1)).astype(np.int64))
 
     def _records(
@@ -171,17 +188,23 @@ class Cohort:
     ) -> pd.DataFrame:
         """Dose and observation records of one arm, one subject a donor."""
         parts = []
+        steady = any(course.ss for regimen in self.arms.values() for course in regimen.courses)
+        limits = {label: _lloq(self.lloq, label, dvid) for label in dvid}
         for course in regimen.courses:
             parts.append(
                 {
                     "time": _onto(self.grid, course.times),
                     "amt": np.full(course.doses, course.amount),
-                    "rate": np.full(course.doses, course.amount / course.over if course.over else 0.0),
+                    "rate": np.full(course.doses, course.rate),
                     "cmt": np.full(course.doses, 0 if course.into is None else course.into, dtype=object),
                     "evid": np.ones(course.doses, dtype=np.int64),
                     PER_KG: np.full(course.doses, course.per is not None),
                 }
             )
+            if steady:
+                first = np.arange(course.doses) == 0
+                parts[-1]["ii"] = np.where(first & course.ss, course.every or 0.0, 0.0)
+                parts[-1]["ss"] = (first & course.ss).astype(np.int64)
         for label in dvid:
             parts.append(
                 {
@@ -194,18 +217,37 @@ class Cohort:
                     "dvid": np.full(len(self.grid), label, dtype=object),
                 }
             )
+            if steady:
+                parts[-1] |= {"ii": np.zeros(len(self.grid)), "ss": np.zeros(len(self.grid), dtype=np.int64)}
+            if self.lloq is not None:
+                parts[-1]["lloq"] = np.full(len(self.grid), limits[label])
         one = pd.concat([pd.DataFrame(part) for part in parts], ignore_index=True)
         # A sample at the time of a dose is taken after it, so that time 0 of a bolus is its peak.
-        one = one.sort_values(["time", "evid"], ascending=[True, False], kind="stable", ignore_index=True)
+        keys = ["time", "evid", *(["ss"] if steady else [])]
+        one = one.sort_values(
+            keys, ascending=[True, *[False] * (len(keys) - 1)], kind="stable", ignore_index=True
+        )
+        if steady:  # the first dose replaces what is there, later ones add to it
+            begun = np.cumsum(one["evid"] == 1) > 1
+            one["ss"] = np.where(one["ss"] & begun, 2, one["ss"])
+        if self.occasions is not None:
+            given = one.loc[one["evid"] == 1, "time"].to_numpy(dtype=float)
+            bounds = boundaries(self.occasions, given, float(one["time"].max()))  # type: ignore[arg-type]
+            one = with_occasions(one, _onto(one["time"].to_numpy(dtype=float), bounds))
         table = donors.spread(one, used)
         table.insert(0, "id", table.pop(DONOR).to_numpy() + 1 + arm * len(used))
         if regimen.per_kg:
             factor = np.where(table[PER_KG].to_numpy(dtype=bool), table[WEIGHT].to_numpy(dtype=float), 1.0)
             table["amt"] *= factor
-            table["rate"] *= factor
+            table["rate"] *= np.where(table["rate"] > 0, factor, 1.0)
         table.insert(6, "mdv", (table["evid"] != 0).astype(np.int64))
         # A value that every endpoint accepts holds the place of the observation to come.
-        table.insert(7, "dv", np.where(table["evid"] == 0, 1.0, np.nan))
+        held = (
+            np.ones(len(table))
+            if self.lloq is None
+            else np.fmax(1.0, table["lloq"].to_numpy(dtype=np.float64) + 1.0)
+        )
+        table.insert(7, "dv", np.where(table["evid"] == 0, held, np.nan))
         if all(isinstance(label, int) for label in table["cmt"]):
             table["cmt"] = table["cmt"].astype(np.int64)
         plain = dvid == (1,)
@@ -220,6 +262,30 @@ def _onto(grid: _Floats, times: _Floats) -> _Floats:
     before = (after - 1).clip(0)
     near = np.where(np.abs(grid[before] - times) < np.abs(grid[after] - times), grid[before], grid[after])
     return np.where(np.abs(near - times) <= _ROUNDING * np.abs(times), near, times)
+
+
+def _check_lloq(lloq: Any) -> None:
+    """Raise a DataError unless `lloq` is None, a number, or numbers by endpoint."""
+    for value in lloq.values() if isinstance(lloq, Mapping) else (lloq,):
+        number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+        if value is not None and not (number and np.isfinite(value) and value != 0):
+            raise DataError(
+                f"lloq: expected a limit other than 0, a dict of them by endpoint, or None, got {value!r}"
+            )
+
+
+def _lloq(
+    lloq: float | Mapping[str | int, float] | None, label: str | int, dvid: tuple[str | int, ...]
+) -> float:
+    """The limit of an endpoint, NaN where it has none."""
+    if lloq is None:
+        return np.nan
+    if not isinstance(lloq, Mapping):
+        return float(lloq)
+    for name in lloq:
+        if name not in dvid:
+            raise DataError(f"lloq: no endpoint is called {name!r}.{nearest(str(name), map(str, dvid))}")
+    return float(lloq.get(label, np.nan))
 
 
 def _labels(dvid: Any) -> tuple[str | int, ...]:

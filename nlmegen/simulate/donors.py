@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from nlmegen.data.columns import is_reserved
+from nlmegen.data.covariates import MOST_LEVELS, Levels
 from nlmegen.data.population import Population
 from nlmegen.errors import DataError
 
@@ -25,12 +27,16 @@ class Donors:
         rows: One row a subject, one column a covariate: the value at the first record.
         course: Columns `DONOR`, `time`, the covariates, and `BOUND` (whether a change bounds a segment there); of a
             subject whose time restarts (EVID 3 or 4), the course up to there. None when every covariate is constant.
-        reading: How a Population of them is read: the rule of interpolation and the units.
+        interpolation: How a Population of them is read between records.
+        units: Units of time, amount and dv.
+        levels: The levels of covariates that are texts.
     """
 
     rows: pd.DataFrame
     course: pd.DataFrame | None = None
-    reading: dict[str, str] = field(default_factory=dict)
+    interpolation: str = "nonmem"
+    units: tuple[str, str, str] = ("", "", "")
+    levels: dict[str, Levels] = field(default_factory=dict)
 
     @classmethod
     def of(cls, source: Population | pd.DataFrame | None) -> Donors:
@@ -48,19 +54,21 @@ class Donors:
             if {"id", "time"} <= set(frame.columns):
                 return cls.of(Population.from_table(frame, warn=False))
             _check_names(frame, source)
-            return cls(_numbers(frame.drop(columns="id", errors="ignore").reset_index(drop=True)))
+            rows = _whole(frame.drop(columns="id", errors="ignore").reset_index(drop=True))
+            texts = rows.columns.difference(rows.select_dtypes("number").columns)
+            return cls(rows, levels={str(name): tuple(sorted(rows[name].unique())) for name in texts})
         names = list(source.covariates)
         donor = owners(source)
-        rows = source.table[names].groupby(donor).first().astype(float)
-        reading = {
+        numbers = dict.fromkeys((n for n, item in source.covariates.items() if not item.levels), float)
+        rows = source.table[names].groupby(donor).first().astype(numbers)
+        reading: dict[str, Any] = {
             "interpolation": source.interpolation,
-            "time_unit": source.time_unit,
-            "amount_unit": source.amount_unit,
-            "dv_unit": source.dv_unit,
+            "units": (source.time_unit, source.amount_unit, source.dv_unit),
+            "levels": {name: item.levels for name, item in source.covariates.items() if item.levels},
         }
         if not any(covariate.varies for covariate in source.covariates.values()):
-            return cls(rows, None, reading)
-        course = source.table[["time", *names]].astype(float).assign(**{DONOR: donor})
+            return cls(rows, None, **reading)
+        course = source.table[["time", *names]].astype(numbers | {"time": float}).assign(**{DONOR: donor})
         # After a reset the clock may start again; a patient lives through one course of covariates, the first.
         back = (course["time"].diff() < 0) & (course[DONOR].diff() == 0)
         course = course[back.groupby(donor).cumsum() == 0].reset_index(drop=True)
@@ -73,7 +81,7 @@ class Donors:
         step = (values[1:] != values[:-1]).any(1) & (np.diff(course[DONOR]) == 0)
         from_last, to_next = np.append(False, step), np.append(step, False)
         bounds = {"nonmem": to_next, "locf": from_last, "linear": from_last | to_next}
-        return cls(rows, course.assign(**{_BOUND: bounds[source.interpolation]}), reading)
+        return cls(rows, course.assign(**{_BOUND: bounds[source.interpolation]}), **reading)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -109,27 +117,34 @@ class Donors:
         blank = {"amt": 0.0, "rate": 0.0, "cmt": 0, "evid": 2, PER_KG: False}
         if "dvid" in records:
             blank["dvid"] = records["dvid"].iloc[-1]
-        table = pd.concat([table, marks.assign(**blank)], ignore_index=True)
+        blank |= {name: 0 for name in ("ii", "ss") if name in records}
+        marks = marks.assign(**blank)
+        if "occ" in records:
+            at = np.searchsorted(records["time"], marks["time"], side="right") - 1
+            marks["occ"] = records["occ"].to_numpy()[np.maximum(at, 0)]
+        table = pd.concat([table, marks], ignore_index=True)
         table = table.sort_values("time", kind="stable", ignore_index=True)
         table = table.assign(**self._at(table, course))
         return table.sort_values([DONOR, "time"], kind="stable", ignore_index=True)
 
-    def _at(self, table: pd.DataFrame, course: pd.DataFrame) -> dict[str, npt.NDArray[np.float64]]:
+    def _at(self, table: pd.DataFrame, course: pd.DataFrame) -> dict[str, npt.NDArray[Any]]:
         """The covariates on each record, by the rule of interpolation; constant outside the course."""
         known = course.assign(**{_MARK: course["time"]}).sort_values("time", kind="stable")
         key = table[["time", DONOR]]
         last = pd.merge_asof(key, known, on="time", by=DONOR, direction="backward")
         following = pd.merge_asof(key, known, on="time", by=DONOR, direction="forward")
         last, following = last.fillna(following), following.fillna(last)
-        if self.reading["interpolation"] == "locf":
+        if self.interpolation == "locf":
             return {name: last[name].to_numpy() for name in self.names}
-        if self.reading["interpolation"] == "nonmem":
+        if self.interpolation == "nonmem":
             return {name: following[name].to_numpy() for name in self.names}
         gap = (following[_MARK] - last[_MARK]).to_numpy()
         past = np.clip(table["time"].to_numpy() - last[_MARK].to_numpy(), 0.0, gap)
         part = np.divide(past, gap, out=np.zeros(len(table)), where=gap > 0)
         return {
-            name: last[name].to_numpy() + part * (following[name] - last[name]).to_numpy()
+            name: following[name].to_numpy()  # a level has no middle
+            if name in self.levels
+            else last[name].to_numpy() + part * (following[name] - last[name]).to_numpy()
             for name in self.names
         }
 
@@ -165,11 +180,12 @@ def _check_names(frame: pd.DataFrame, source: pd.DataFrame) -> None:
             )
 
 
-def _numbers(frame: pd.DataFrame) -> pd.DataFrame:
-    """Numeric columns only, whole: a covariate of a virtual patient is never missing."""
+def _whole(frame: pd.DataFrame) -> pd.DataFrame:
+    """Numbers, and texts with few levels, whole: a covariate of a virtual patient is never missing."""
     if not len(frame):
         raise DataError("covariates: expected at least one subject to draw from, got none")
     numeric = frame.select_dtypes("number").astype(float)
+    texts = frame[[name for name in frame if name not in numeric and _is_level(frame[name])]]
     for name in numeric.columns:
         gaps = np.flatnonzero(~np.isfinite(numeric[name].to_numpy()))
         if len(gaps):
@@ -178,4 +194,11 @@ def _numbers(frame: pd.DataFrame) -> pd.DataFrame:
                 " fill it in or leave that subject out",
                 column=str(name),
             )
-    return numeric
+    return pd.concat([numeric, texts], axis=1)[[n for n in frame if n in numeric or n in texts]]
+
+
+def _is_level(column: pd.Series[Any]) -> bool:
+    """Whether a text is a covariate: whole, few different texts, and not one for each subject, as an id has."""
+    found = column.nunique()
+    every_text = all(isinstance(value, str) for value in column)
+    return every_text and found <= MOST_LEVELS and not found == len(column) > 2

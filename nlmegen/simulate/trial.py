@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,15 +13,18 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from nlmegen.data.columns import RESULTS, TRUTHS
+from nlmegen.data.columns import RESULTS, TRUTHS, DataWarning
 from nlmegen.data.population import Population
 from nlmegen.errors import DataError, ModelError
+from nlmegen.model.levels import column as column_of
 from nlmegen.model.page import Model
 from nlmegen.model.parameters import Values
 from nlmegen.model.problem import Problem
+from nlmegen.simulate.cautions import cautions
 from nlmegen.simulate.cohort import Cohort
 from nlmegen.simulate.donors import owners
 from nlmegen.simulate.draws import draw_eta, generator, whole
+from nlmegen.simulate.limits import complete, limited
 
 BLOCK = 1000
 """Patients drawn and predicted together. Draws depend on it, so it is fixed; chunks are made of whole blocks."""
@@ -28,7 +32,7 @@ BLOCK = 1000
 _NUMBERS = 2_000_000
 """Predictions held at once when replicates are simulated."""
 
-_STALE = RESULTS - {"tad"}
+_STALE = (RESULTS - {"tad"}) | {"cens", "blq", "bql", "limit"}
 """Columns that describe the observations of a table, and not those simulated in their place."""
 
 
@@ -65,6 +69,9 @@ def simulate(
             argument that is not of its kind (a negative seed, 2.5 replicates).
         ModelError: Not a model, or one whose predictions are not finite for some patient.
 
+    Warns:
+        DataWarning: What a cohort leaves unused of the page: see `nlmegen.simulate.cautions`.
+
     Example:
         >>> import nlmegen as nl
         >>> model, real = nl.load_model("phenobarbital"), nl.load_data("phenobarbital")
@@ -76,7 +83,8 @@ def simulate(
     _check_switches(residual, truth)
     if isinstance(cohort, Population):
         page = page_of(model)
-        return _again(Problem(page, cohort), page.values, seed, residual, truth, replicates)
+        problem = complete(Problem(page, cohort))
+        return _again(problem, problem.spread(page.values), seed, residual, truth, replicates)
     if replicates is not None:
         raise DataError(
             "replicates: only a Population is simulated repeatedly; give a Cohort a larger n instead"
@@ -110,7 +118,11 @@ def stream(
     if not isinstance(cohort, Cohort):
         raise DataError(f"simulate needs a Cohort or a Population, got {type(cohort).__name__}")
     stencil = cohort.stencil(seed, endpoint_labels(page))
-    problem, values = Problem(page, stencil.population), page.values
+    problem = Problem(page, stencil.population)
+    for text in cautions(problem, cohort):
+        warnings.warn(text, DataWarning, stacklevel=3)
+    values = problem.spread(page.values)
+    cut = limited(problem)
     pieces: list[dict[str, npt.NDArray[Any]]] = []
     for block, start in enumerate(range(0, cohort.n, BLOCK)):
         index = stencil.index[start : start + BLOCK]
@@ -121,7 +133,7 @@ def stream(
             f = part.predict(eta, values).f
             dv, usable = draw_dv(part, values, f, source if residual else None)
         columns, row = stencil.records(start, start + len(index))
-        _fill(columns, row, dv, usable)
+        _fill(columns, row, dv, usable, part if cut else None)
         if truth:
             columns |= _truth(part, values, eta, f, row, columns["id"] - start - 1)
         pieces.append(columns)
@@ -165,7 +177,7 @@ def replicate(
                     [problem.simulate_dv(f[k], values, source) for k, source in enumerate(sources)]
                 )
             else:
-                yield problem.natural(f)
+                yield problem.natural(f, values)
 
 
 def page_of(model: Any) -> Model:
@@ -194,7 +206,7 @@ def draw_dv(
     Args:
         problem: Whose records.
         values: Parameters.
-        f: [N, T] predictions on the scale of the residual model.
+        f: [N, row] rows of predictions on the scale of the residual model.
         source: Generator of the residual errors; None for dv without them.
 
     Returns:
@@ -204,6 +216,7 @@ def draw_dv(
     Raises:
         ModelError: A prediction that is not a number, or infinite.
     """
+    rows, f = f, f[..., : problem.time.shape[-1]]
     wild = problem.observed & (torch.isnan(f) | (f == torch.inf))
     if bool(wild.any()):
         share = f"{int(wild.any(-1).sum())} of {len(f)} patients"
@@ -213,7 +226,11 @@ def draw_dv(
         )
     sd = problem.variance(f, values)[0].expand(f.shape).sqrt()
     usable = problem.observed & torch.isfinite(f) & (sd > 0)
-    dv = problem.natural(f) if source is None else problem.simulate_dv(f, values, source)
+    dv = problem.natural(rows, values) if source is None else problem.simulate_dv(rows, values, source)
+    usable &= torch.isfinite(dv)  # a count or a category without a law is none
+    for _, endpoint, mask in problem.by_endpoint:
+        if getattr(endpoint, "dv", "") == "natural":  # a transform of positive values may end at 0
+            usable &= ~mask | (dv > 0) | torch.isfinite(problem.lloq)
     return dv.numpy(), usable.numpy()
 
 
@@ -224,6 +241,7 @@ def _again(
     population = problem.population
     row = population.row.numpy()
     owner = owners(population)
+    cut = problem if limited(problem) else None
     kept = [name for name in map(str, population.table.columns) if not _is_stale(name)]
     if replicates is not None:
         if "replicate" in population.covariates:
@@ -239,7 +257,11 @@ def _again(
             f = problem.predict(eta, values).f
             dv, usable = draw_dv(problem, values, f, source if residual else None)
         columns = {name: population.table[name].to_numpy(copy=True) for name in kept}
-        _fill(columns, row, dv, usable)
+        _fill(columns, row, dv, usable, cut)
+        if cut is not None:
+            for name, limit in (("lloq", cut.lloq), ("uloq", cut.uloq)):
+                if name in columns or bool(torch.isfinite(limit).any()):
+                    columns[name] = _on_records(limit, row, len(owner))
         if truth:
             columns |= _truth(problem, values, eta, f, row, owner)
         if replicates is not None:
@@ -264,9 +286,23 @@ def _fill(
     row: npt.NDArray[np.int64],
     dv: npt.NDArray[np.float64],
     usable: npt.NDArray[np.bool_],
+    limits: Problem | None,
 ) -> None:
-    """Write dv into columns of records, and MDV 1 on samples that are no observations of the model."""
+    """Write dv into columns of records, MDV 1 on samples that are no observations of the model, and CENS.
+
+    Args:
+        columns: Columns of records, changed in place.
+        row: [N, T] the record of each sample, -1 in padding.
+        dv: [N, T].
+        usable: [N, T].
+        limits: Whose limits of quantification cut dv; None for no limits.
+    """
     seen = row >= 0
+    if limits is not None:
+        whole, cens = limits.censored(torch.from_numpy(dv))
+        dv = whole.numpy()
+        columns["cens"] = np.zeros(len(columns["dv"]), dtype=np.int64)
+        columns["cens"][row[seen]] = np.where(usable, cens.numpy(), 0)[seen]
     columns["dv"] = columns["dv"].astype(np.float64, copy=False)
     columns["dv"][row[seen]] = dv[seen]
     lost = row[seen & ~usable]
@@ -274,6 +310,13 @@ def _fill(
         observed = np.ones(len(columns["dv"]), dtype=np.int64)
         observed[row[seen]] = 0
         columns.setdefault("mdv", observed)[lost] = 1
+
+
+def _on_records(value: Tensor, row: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.float64]:
+    """[R] a column of records from [N, T] values, missing where there is no sample."""
+    column = np.full(size, np.nan)
+    column[row[row >= 0]] = value.numpy()[row >= 0]
+    return column
 
 
 def _truth(
@@ -286,12 +329,12 @@ def _truth(
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Columns of ipred, etas and individual parameters; `owner` is each record's subject."""
     with torch.no_grad():
-        ipred = problem.natural(f).numpy()
+        ipred = problem.natural(f, values).numpy()
         parameters = problem.individual(eta, values)
     seen = row >= 0
     extra = {"ipred": np.full(len(owner), np.nan)}
     extra["ipred"][row[seen]] = ipred[seen]
-    extra |= {f"eta_{name}": eta[owner, k].numpy() for k, name in enumerate(problem.eta_names)}
+    extra |= {column_of(name): eta[owner, k].numpy() for k, name in enumerate(problem.eta_names)}
     for name, value in parameters.items():
         column = value[owner, 0].numpy().copy()
         if value.shape[-1] > 1:  # it varies in time: known where there is a sample

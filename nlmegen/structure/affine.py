@@ -38,7 +38,11 @@ _TAME = 2.0**9  # the norm up to which the roundings of repeated squaring stay u
 
 
 def affine(
-    equations: Equations, p: Parameters | Mapping[str, Number], timeline: Timeline, solver: Solver
+    equations: Equations,
+    p: Parameters | Mapping[str, Number],
+    timeline: Timeline,
+    solver: Solver,
+    apart: bool = False,
 ) -> tuple[list[Number], Tensor]:
     """Amounts at the observations of a linear page, with derivatives.
 
@@ -47,6 +51,7 @@ def affine(
         p: as in `nlmegen.structure.ode.explicit`, or one mapping where nothing varies in time.
         timeline: what happens to every row.
         solver: settings (the result is exact to rounding, none is needed).
+        apart: whether each row is to be the same to the last bit whoever else is there.
 
     Returns:
         As `nlmegen.structure.ode.explicit`: amounts by compartment `[*draw, subject, T]` and a status, 0 or 3.
@@ -62,7 +67,7 @@ def affine(
     status = torch.where(rows.finite(), OK, NOT_FINITE)
     left = (status == OK).nonzero()[:, 0]
     part = rows if len(left) == rows.count else rows.select(left)
-    points = _states(equations, part) if len(left) else None
+    points = _states(equations, part, apart) if len(left) else None
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
     if points is not None:
         row, point = (part.slot >= 0).nonzero(as_tuple=True)
@@ -98,7 +103,7 @@ def _evaluated(equations: Equations, symbols: Sequence[Symbol], p: Mapping[str, 
     return [x.reshape(1, 1) if isinstance(x, Tensor) and x.ndim == 0 else x for x in found]
 
 
-def _states(equations: Equations, rows: Rows) -> list[Number]:
+def _states(equations: Equations, rows: Rows, apart: bool) -> list[Number]:
     """Amounts after every point, `[row, point]` for each compartment (at an observation nothing else happens)."""
     d, last = len(equations.compartments), rows.points - 1
     given = _stack(_given(rows, _evaluated(equations, equations.initial, rows.table(rows.points)), d))
@@ -119,10 +124,11 @@ def _states(equations: Equations, rows: Rows) -> list[Number]:
         size, content = d + 1, _content([x for x in inflow if x is not None], a)
         fed = [zero if x is None else x / content for x in inflow]
         a = [x for i in range(d) for x in (*a[i * d : (i + 1) * d], fed[i])] + [zero] * size
-    carried = exponential(_matrix([x * rows.length for x in a], size, (rows.count, last)))
+    scaled = _matrix([x * rows.length for x in a], size, (rows.count, last))
+    carried = _exponentials(scaled) if apart else exponential(scaled)
     whole = each(carried, lambda x, lead: x.movedim((-2, -1), (lead, lead + 1)).narrow(lead, 0, d))
-    keep = (rows.kind[:, 1:] != Point.RESET).to(zero.dtype)
-    factors = each(whole, lambda x, lead: x.narrow(lead + 1, 0, d)) * keep
+    keep = _kept(rows, d).to(zero.dtype)
+    factors = each(whole, lambda x, lead: x.narrow(lead + 1, 0, d)) * keep.unsqueeze(1)
     # x_k = keep (E x_{k-1} + phi) + given_k, with x_{-1} = 0 and given_0 the start
     inputs: Number = given
     if size > d:
@@ -131,6 +137,13 @@ def _states(equations: Equations, rows: Rows) -> list[Number]:
     nothing = torch.zeros((d, rows.count, 1), dtype=zero.dtype, device=zero.device)
     after = matrix_recurrence(_led(factors), inputs, nothing)
     return unbind(each(after, lambda x, lead: x[..., 1:]))
+
+
+def _kept(rows: Rows, count: int) -> Tensor:
+    """Whether each compartment keeps what it has at the points but the first, `[amount, row, point - 1]`."""
+    kind, place = rows.kind[:, 1:], rows.compartment[:, 1:]
+    every = torch.arange(count, device=kind.device)[:, None, None]
+    return (kind != Point.RESET) & ~((kind == Point.ZERO) & (place == every))
 
 
 def _given(rows: Rows, start: Sequence[Number], count: int) -> list[Number]:
@@ -171,6 +184,29 @@ def _content(inflow: Sequence[Number], a: Sequence[Number]) -> Tensor:
     return torch.where((rate > 0) & (speed > 0), rate / speed, 1.0)
 
 
+def _exponentials(a: Number) -> Number:
+    """`exponential` of each matrix as if it were alone: those that are halved as often together."""
+    size = a.shape[-1]
+    flat = each(a, lambda x, lead: x.reshape((*x.shape[:lead], -1, size, size)))
+    value = cast(Tensor, value_of(flat)).detach()
+    diagonal = value.diagonal(dim1=-2, dim2=-1)
+    norm = value.abs().sum(-2).amax(-1).nan_to_num(nan=0.0, posinf=0.0).clamp(max=2.0**60)
+    positive = (norm <= _TAME) & ~(value - torch.diag_embed(diagonal) < 0).any(-1).any(-1)
+    norm = norm + torch.where(positive, -diagonal.amin(-1).clamp(max=0.0), 0.0)
+    halvings = torch.log2(norm / _NORM).ceil().clamp(min=0.0).to(torch.int64)
+    code = 2 * halvings + positive
+    parts: list[Number] = []
+    index: list[Tensor] = []
+    for kind in sorted(set(code.tolist())):
+        here = (code == kind).nonzero()[:, 0]
+        some = each(flat, lambda x, lead, here=here: x.index_select(lead, here))  # type: ignore[misc]
+        parts.append(_squared(some, bool(kind % 2), kind // 2))
+        index.append(here)
+    place = torch.argsort(torch.cat(index))
+    whole = cast(Number, torch.cat(parts))  # type: ignore[arg-type]
+    return each(whole, lambda x, lead: x.index_select(lead, place).reshape((*x.shape[:lead], *a.shape)))
+
+
 def exponential(a: Number) -> Number:
     """exp(a) of any matrices, by scaling and squaring.
 
@@ -191,18 +227,26 @@ def exponential(a: Number) -> Number:
     diagonal = value.diagonal(dim1=-2, dim2=-1)
     size = value.abs().sum(-2).amax(-1)
     norm = min(float(size[size.isfinite()].amax()), 2.0**60) if bool(size.isfinite().any()) else 0.0
-    unit = torch.eye(value.shape[-1], dtype=value.dtype, device=value.device)
     positive = norm <= _TAME and not bool((value - torch.diag_embed(diagonal) < 0).any())
-    # a constant shift: the identity holds for any, so it needs no derivatives
-    shift = -diagonal.amin(-1).clamp(max=0.0)[..., None, None] if positive else torch.zeros_like(unit[:1, :1])
-    norm += float(shift.nan_to_num(nan=0.0, posinf=0.0).amax())
-    halvings = max(0, math.ceil(math.log2(norm / _NORM))) if norm > 0 else 0
-    less = _less_one((a + shift * unit) * 0.5**halvings if positive else a * 0.5**halvings, unit)
+    if positive:
+        norm += float((-diagonal.amin(-1).clamp(max=0.0)).nan_to_num(nan=0.0, posinf=0.0).amax())
+    return _squared(a, positive, max(0, math.ceil(math.log2(norm / _NORM))) if norm > 0 else 0)
+
+
+def _squared(a: Number, positive: bool, halvings: int) -> Number:
+    """exp(a) by so many halvings; with a shift where nothing is negative off the diagonal (`positive`)."""
+    value = cast(Tensor, value_of(a)).detach()
+    unit = torch.eye(value.shape[-1], dtype=value.dtype, device=value.device)
     if not positive:
+        less = _less_one(a * 0.5**halvings, unit)
         for _ in range(halvings):
             less = 2.0 * less + product(less, less)
         return unit + less
-    whole: Number = (unit + less) * torch.exp(-shift * 0.5**halvings)
+    # a constant shift: the identity holds for any, so it needs no derivatives
+    shift = -value.diagonal(dim1=-2, dim2=-1).amin(-1).clamp(max=0.0)[..., None, None]
+    whole: Number = (unit + _less_one((a + shift * unit) * 0.5**halvings, unit)) * torch.exp(
+        -shift * 0.5**halvings
+    )
     for _ in range(halvings):
         whole = product(whole, whole)
     return whole

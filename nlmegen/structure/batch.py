@@ -99,6 +99,7 @@ class Record:
         routes: rows solved by each route.
         failed: rows that no method could solve.
         stiff: rows that the stiff method solved after explicit steps failed.
+        unsettled: steady states that were not found.
         labours: explicit steps have been seen to fail on many rows.
         no_stiff: why the page has no compiled stiff method, or "".
     """
@@ -106,8 +107,46 @@ class Record:
     routes: dict[str, int] = field(default_factory=dict)
     failed: int = 0
     stiff: int = 0
+    unsettled: int = 0
     labours: bool = False
     no_stiff: str = ""
+
+    def compiled(self, asked: bool) -> list[str]:
+        """Of the methods of the compiled route, in words; `asked` that the stiff one was to be taken."""
+        if "compiled" not in self.routes:
+            return []
+        alone = asked or self.labours
+        words = [
+            f"the differential equations ran compiled, by {'the stiff method' if alone else 'explicit steps'}"
+        ]
+        if self.stiff and not alone:
+            words.append(
+                f"for {self.stiff} solves of one subject explicit steps were too many; the stiff method took over"
+            )
+        if self.no_stiff:
+            words.append(
+                f"explicit steps were too many, and there was no stiff method to take over: {self.no_stiff}"
+            )
+        return words
+
+    def unsteady(self) -> list[str]:
+        """Of steady states that were not found, in words."""
+        if not self.unsettled:
+            return []
+        return [
+            f"for {self.unsettled} solves of one record no steady state was found (SS), and they counted as "
+            "impossible: more comes in than goes out, an amount only ever grows, or rates that depend on time do not "
+            "repeat with II; give the doses themselves (ADDL, II), or check the starting values"
+        ]
+
+    def lost(self) -> list[str]:
+        """Of rows that were not solved, in words."""
+        if not self.failed:
+            return []
+        return [
+            f"{self.failed} solves of one subject failed along the way (too many or too small steps, or numbers "
+            "that are not finite) and counted as impossible"
+        ]
 
 
 @dataclass(frozen=True)

@@ -215,7 +215,7 @@ def take(x: Number, index: Tensor) -> Number:
 
     Args:
         x: `[*axes, subject or 1, 1 or event]`.
-        index: which events, `[subject, time]`.
+        index: which events, `[*draw, subject, time]`.
     """
     if x.shape[-1] == 1:
         return x
@@ -228,6 +228,9 @@ def take(x: Number, index: Tensor) -> Number:
 def _take(x: Tensor, index: Tensor) -> Tensor:
     if x.shape[-1] == 1:
         return x
+    if index.ndim > 2:
+        shape = broadcast(x.shape[:-1], index.shape[:-1])
+        return x.expand(shape + x.shape[-1:]).gather(-1, index.expand(shape + index.shape[-1:]))
     if x.shape[-2] != index.shape[0]:
         x = x.expand(x.shape[:-2] + (index.shape[0], x.shape[-1]))
     return x.gather(-1, index.expand(x.shape[:-2] + index.shape))

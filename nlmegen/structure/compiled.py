@@ -7,7 +7,7 @@ being n + D parameters' worth of a function, whose derivatives pass from one to 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import cast
@@ -15,18 +15,16 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from nlmegen.maths.taylor import Number, Taylor
+from nlmegen.maths.taylor import Number, Taylor, value_of
 from nlmegen.structure.batch import Compiled
+from nlmegen.structure.chain import each
 from nlmegen.structure.equations import Equations
 from nlmegen.structure.response import Response
 from nlmegen.structure.schedule import Schedule
-from nlmegen.structure.timeline import Moved, Timeline
+from nlmegen.structure.timeline import Timeline
 
-Dosing = Callable[[Mapping[str, Number]], Mapping[int, Moved]]
-"""From individual parameters by name to what the page does to doses, by index of the compartment."""
-
-Initial = Callable[[Mapping[str, Number]], list[Number]]
-"""From individual parameters by name to the amounts at the start."""
+Lines = Callable[[Mapping[str, Number], Schedule], Timeline]
+"""From individual parameters by name `[subject, 1]` and a schedule to timelines, where these depend on parameters."""
 
 
 class Amounts(Mapping[str, Number]):
@@ -36,7 +34,7 @@ class Amounts(Mapping[str, Number]):
         page: the page.
         p: individual parameters by name, constant in time: tensors or Taylor numbers `[*draw, subject or 1, 1]`.
         schedule: doses and times.
-        dosing: what the page does to doses, or None.
+        lines: how timelines are made, where they depend on parameters, or None.
     """
 
     def __init__(
@@ -44,14 +42,13 @@ class Amounts(Mapping[str, Number]):
         page: Compiled,
         p: Mapping[str, Number],
         schedule: Schedule,
-        dosing: Dosing | None,
+        lines: Lines | None,
     ) -> None:
         equations = page.kernels.equations
         self.compartments = equations.compartments
         whole, places = schedule.root
-        timeline: Timeline | Callable[[Tensor, Tensor], Timeline] = whole.timeline
-        if dosing is not None:
-            timeline = partial(_moved_timeline, equations, whole.essential, dosing)
+        made = lines and partial(_moved_timeline, equations, whole.essential, lines)
+        timeline = made or whole.timeline
         numbers = [p[name] for name in equations.parameters]
         self.response = Response(page, numbers, timeline, places)
         self.status = self.response.status
@@ -72,11 +69,42 @@ class Amounts(Mapping[str, Number]):
 
 
 def _moved_timeline(
-    equations: Equations, schedule: Schedule, dosing: Dosing, rows: Tensor, who: Tensor
+    equations: Equations, schedule: Schedule, lines: Lines, rows: Tensor, who: Tensor, order: int
 ) -> Timeline:
-    """The timeline of every row, its times and amounts with first and second derivatives in p."""
-    seeded = dict(zip(equations.parameters, Taylor.seed(rows, 2), strict=True))
-    return Timeline.build(schedule.select(who), dosing(seeded))
+    """The timeline of every row, its times and amounts with derivatives in p to an order."""
+    n = len(equations.parameters)
+    seeds = Taylor.seed(rows, order) if order else [rows[:, k : k + 1] for k in range(n)]
+    return lines(dict(zip(equations.parameters, seeds, strict=True)), schedule.select(who))
+
+
+def over_interval(
+    page: Compiled, p: Mapping[str, Number], start: Sequence[Number], line: Timeline
+) -> list[Number]:
+    """Amounts at the one observation of each row, from amounts at the start.
+
+    Args:
+        page: the page with its `carrying` equations.
+        p: individual parameters by name `[row, 1]`; where they are Taylor numbers, they are what is differentiated in.
+        start: amounts `[row, 1]`, likewise.
+        line: timelines of the rows, their derivatives in the parameters.
+    """
+    names = page.kernels.equations.parameters
+    more = len(page.kernels.equations.compartments)
+
+    def widened(x: Tensor, lead: int) -> Tensor:
+        for axis in range(lead):
+            x = torch.cat((x, x.new_zeros((*x.shape[:axis], more, *x.shape[axis + 1 :]))), axis)
+        return x
+
+    # derivatives in the amounts at the start, of which no dose depends
+    line = replace(line, time=each(line.time, widened), amount=each(line.amount, widened))
+    numbers = [*(p[name] for name in names[: len(names) - more]), *start]
+    response = Response(page, numbers, line, torch.arange(len(line.count)))
+    solved = (response.status == 0).unsqueeze(-1)
+    return [
+        _chosen(solved, x, torch.full_like(value_of(x), torch.nan))
+        for x in (response.amount(i) for i in range(more))
+    ]
 
 
 def carrying(equations: Equations) -> Equations:
@@ -91,7 +119,7 @@ def by_segments(
     page: Compiled,
     p: Mapping[str, Number],
     schedule: Schedule,
-    initial: Initial,
+    initial: Sequence[Number],
 ) -> tuple[list[Number], Tensor]:
     """Amounts at the observations for parameters that differ from segment to segment.
 
@@ -99,7 +127,7 @@ def by_segments(
         page: the page with its `carrying` equations.
         p: individual parameters by name `[*draw, subject or 1, 1 or event]`, values by segment.
         schedule: doses and times.
-        initial: the amounts at the start of a subject, and after a reset.
+        initial: the amounts `[*draw, subject or 1, 1 or event]` at the start of a subject, and after a reset.
 
     Returns:
         For each compartment `[*draw, subject, time]`, and the status `[*draw, subject]`.
@@ -113,10 +141,11 @@ def by_segments(
     for e in range(int(last) + 1):
         now = {name: x if x.shape[-1] == 1 else x[..., e : e + 1] for name, x in p.items()}
         keep = schedule.keep[:, e : e + 1]
+        begin = [x if x.shape[-1] == 1 else x[..., e : e + 1] for x in initial]
         if e == 0:
-            state = initial(now)
+            state = begin
         elif bool((keep == 0).any()):
-            state = [keep * x + (1.0 - keep) * y for x, y in zip(state, initial(now), strict=True)]
+            state = [keep * x + (1.0 - keep) * y for x, y in zip(state, begin, strict=True)]
         state = [x if b is None else x + b[:, e : e + 1] for x, b in zip(state, schedule.bolus, strict=True)]
         numbers = [*(now[name] for name in p), *state]
         response = Response(page, numbers, whole.segment_timelines[e], places)

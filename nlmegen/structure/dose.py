@@ -10,15 +10,25 @@ from nlmegen.errors import ModelError
 
 @dataclass(frozen=True)
 class Dose:
-    """Modelled properties of the doses into a compartment, NONMEM's F and ALAG.
+    """Modelled properties of the doses into a compartment, NONMEM's F, ALAG, R and D.
+
+    With F the bioavailability of a record of AMT, at once or (RATE > 0) by infusion:
+
+        RATE 0     F AMT at once
+        RATE > 0   at that rate, for F AMT / RATE
+        RATE -1    at `rate`, for F AMT / rate
+        RATE -2    for `duration`, at F AMT / duration
 
     Args:
-        bioavailability: factor of the amounts of bolus doses (1 when not given).
+        bioavailability: factor of the amounts (1 when not given).
         lag: time by which doses and infusions come later (0 when not given).
-        duration: not supported yet; it belongs to records with RATE = -2, which are refused on reading.
+        duration: of infusions whose record has RATE -2.
+        rate: of infusions whose record has RATE -1.
+
+    A negative lag or bioavailability, or a duration or rate that is not positive, makes a subject impossible to solve.
 
     Raises:
-        ModelError: when `duration` is given.
+        ModelError: when `rate` or `duration` is a plain number that is not positive.
 
     Example:
         >>> Dose(bioavailability=0.8).lag is None
@@ -28,10 +38,10 @@ class Dose:
     bioavailability: Any = None
     lag: Any = None
     duration: Any = None
+    rate: Any = None
 
     def __post_init__(self) -> None:
-        if self.duration is not None:
-            raise ModelError(
-                "Dose(duration=...): modelled durations are not supported yet; give RATE in the data, or write the "
-                "input as an absorption compartment"
-            )
+        for name in ("duration", "rate"):
+            value = getattr(self, name)
+            if isinstance(value, (int, float)) and not value > 0:
+                raise ModelError(f"Dose({name}={value!r}): expected a positive number, or one of p")

@@ -168,10 +168,12 @@ class _Walk:
         """Carry all rows from their points `event` to the points `after` at which something happens again."""
         rows = self.rows
         end = rows.reached(after)
+        seen = rows.observed(event, after)
+        event = event.clamp(max=rows.points - 1)  # a row with nothing more to come stays where it is
         way = Leg.between(rows, self.every, event, end, rate)
         span = cast(Tensor, value_of(way.length)).detach()[:, 0]
         going = self.alive & ((end > event) if rows.moving else span > 0)
-        leg = _Leg(self, way, span, going, event, rows.observed(event, after))
+        leg = _Leg(self, way, span, going, event, seen)
         if not bool(going.any()):
             leg.see(state, 0.0, torch.inf)
             return state

@@ -69,7 +69,8 @@ class Response:
     Args:
         page: the page; gradients pass to its weights.
         numbers: the parameters, in the order of the equations: tensors or Taylor numbers `[*draw, subject or 1, 1]`.
-        timeline: doses and observations; or a function that makes one, a row each, of parameters `[row, n]`.
+        timeline: doses and observations; or a function that makes one, a row each, of parameters `[row, n]`, the rows
+            of the schedule that they follow `[row]`, and the order of the derivatives that it is to have.
         places: row of the timeline that each subject follows, `[subject]`.
 
     Attributes:
@@ -81,7 +82,7 @@ class Response:
         self,
         page: Compiled,
         numbers: Sequence[Number],
-        timeline: Timeline | Callable[[Tensor, Tensor], Timeline],
+        timeline: Timeline | Callable[[Tensor, Tensor, int], Timeline],
         places: Tensor,
     ) -> None:
         self.kernels, self.numbers, self.order = page.kernels, numbers, order_of(*numbers)
@@ -91,10 +92,13 @@ class Response:
         self.batch = tuple(who.shape)
         rows = torch.stack(flat, -1) if flat else torch.zeros(*self.batch, 0, dtype=torch.float64)
         rows, who = rows.reshape(who.numel(), len(flat)), who.reshape(-1)
+        attached = torch.is_grad_enabled() and (rows.requires_grad or page.weights.requires_grad)
         if not isinstance(timeline, Timeline):
-            timeline, who = timeline(rows.detach(), who), torch.arange(len(rows))
+            with torch.no_grad():
+                timeline = timeline(rows.detach(), who, min(2, self.order + attached))
+            who = torch.arange(len(rows))
         batch = Batch(replace(page, weights=page.weights.detach()), timeline, who)
-        if torch.is_grad_enabled() and (rows.requires_grad or page.weights.requires_grad):
+        if attached:
             self._components: Tensor = _Solve.apply(rows, page.weights, batch, self.order)  # type: ignore[no-untyped-call]
             self.status = torch.zeros(self.batch, dtype=torch.int64)
         else:

@@ -145,7 +145,7 @@ class Rows:
             that number where a row has no more events.
         """
         position = torch.arange(self.points, device=self.layout.device)
-        happens = (self.kind == Point.BOLUS) | (self.kind == Point.RATE) | (self.kind == Point.RESET)
+        happens = (self.kind != Point.OBSERVE) & (self.kind != Point.MARK)
         if self.varying:
             # where points move, a segment's points and those of the next may come in any order
             happens = happens | self.moving | (self.kind == Point.MARK)
@@ -206,6 +206,9 @@ class Rows:
         state = state + torch.where((kind == Point.BOLUS) & here, amount, 0.0)
         if rate is not None:
             rate = torch.where((kind == Point.RATE) & here, amount, rate)
+        off = kind == Point.ZERO
+        if bool(off.any()):
+            state = torch.where(off & here, 0.0, state)
         reset = kind == Point.RESET
         if bool(reset.any()):
             state = torch.where(reset, self.start(p, count), state)

@@ -10,15 +10,15 @@ and every observation is reached from the start of its own segment.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from nlmegen.data.events import Kind
+from nlmegen.data.events import Events, Kind
 from nlmegen.data.population import Population
 from nlmegen.errors import DataError, nearest
 
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 class Schedule:
     """Doses, infusions, resets and observation times of N subjects, E padded events, T padded observations.
 
-    Padding adds events of length 0 that change nothing.
+    Padding adds events of length 0 that change nothing. Where the events are not `plain` (steady states, compartments
+    switched off, rates or durations that the page gives), `bolus`, `rate` and `keep` are only what the records say at
+    face value, and amounts are computed from `events`.
 
     Attributes:
         start: [subject, event] time of the event that opens each segment.
@@ -41,6 +43,8 @@ class Schedule:
         time: [subject, time] the observation times.
         segment: [subject, time] the segment of each observation.
         boundary: [subject, event] true for the first event and where one gives, stops or empties something.
+        events: the events themselves, one a segment: what is built from where doses are modelled or not plain.
+        target: [subject, event] int64, position of each event's compartment among those of the structure.
         origin: the schedule that this one was selected from, and which of its subjects these are.
 
     Example:
@@ -59,6 +63,8 @@ class Schedule:
     time: Tensor
     segment: Tensor
     boundary: Tensor
+    events: Events
+    target: Tensor
     origin: tuple[Schedule, Tensor] | None = None
 
     @classmethod
@@ -98,6 +104,8 @@ class Schedule:
             time=population.time,
             segment=population.segment,
             boundary=boundary,
+            events=events,
+            target=target,
         )
 
     @property
@@ -109,6 +117,41 @@ class Schedule:
     def single(self) -> bool:
         """Whether there is one segment: everything is given at the first event."""
         return self.start.shape[-1] == 1
+
+    @cached_property
+    def plain(self) -> bool:
+        """Whether `bolus`, `rate` and `keep` are all that the records ask for (of any subject, selected or not)."""
+        return self.root[0].events.plain
+
+    @cached_property
+    def modelled(self) -> frozenset[tuple[int, int]]:
+        """What the records leave to the page: (position of a compartment, 1 for a rate or 2 for a duration)."""
+        events = self.root[0].events
+        asked = events.modelled > 0
+        pairs = torch.stack((self.root[0].target[asked], events.modelled[asked]), -1)
+        return frozenset((int(c), int(code)) for c, code in pairs.tolist())
+
+    def check_modelled(self, compartments: Sequence[str], dosed: Mapping[str, Any]) -> None:
+        """Refuse records with RATE -1 or -2 where the page does not say the rate or duration.
+
+        Args:
+            compartments: names of the structure's compartments, in order.
+            dosed: what the page's `dosing` returns, `nl.Dose` by compartment.
+
+        Raises:
+            DataError: naming the compartment, the code and what to write.
+        """
+        if self.plain:
+            return
+        for place, code in sorted(self.modelled):
+            name, word = compartments[place], ("rate", "duration")[code - 1]
+            if getattr(dosed.get(name), word, None) is None:
+                raise DataError(
+                    f"expected the page to give the {word} of doses into {name}, for which the data have RATE "
+                    f"-{code} (modelled {word}); write def dosing(self, p): return "
+                    f"dict({name}=nl.Dose({word}=...)), or give the rate in the data",
+                    column="rate",
+                )
 
     @cached_property
     def elapsed(self) -> Tensor:
@@ -131,6 +174,22 @@ class Schedule:
         return tuple(
             None if r is None else r if self.single else r.gather(-1, self.segment) for r in self.rate
         )
+
+    @property
+    def keep_first(self) -> Tensor:
+        """As `keep`, of the first compartment."""
+        return self.keep
+
+    def first(self, compartment: int) -> Tensor:
+        """What a compartment holds at the first event `[subject, 1]`."""
+        bolus = self.bolus[compartment]
+        return torch.zeros_like(self.start[:, :1]) if bolus is None else bolus[:, :1]
+
+    @cached_property
+    def switched(self) -> frozenset[int]:
+        """Positions of the compartments that a record switches off."""
+        off = self.root[0].events.kind == Kind.OFF
+        return frozenset(self.root[0].target[off].tolist())
 
     @cached_property
     def essential(self) -> Schedule:
@@ -155,6 +214,8 @@ class Schedule:
             rate=tuple(None if r is None else r.gather(-1, pick) for r in self.rate),
             segment=torch.cumsum(self.boundary.to(torch.int64), -1).gather(-1, self.segment) - 1,
             boundary=~padding,
+            events=_reordered(self.events, pick, padding),
+            target=self.target.gather(-1, pick),
             origin=None,
         )
 
@@ -189,8 +250,17 @@ class Schedule:
             time=self.time[index],
             segment=self.segment[index],
             boundary=self.boundary[index],
+            events=self.events.select(index),
+            target=self.target[index],
             origin=(whole, places[index]),
         )
+
+
+def _reordered(events: Events, pick: Tensor, padding: Tensor) -> Events:
+    """The events at `pick [subject, event]`, those in the padding made padding."""
+    parts = {part.name: getattr(events, part.name).gather(-1, pick) for part in fields(events)}
+    parts["kind"] = torch.where(padding, int(Kind.PAD), parts["kind"])
+    return replace(events, **parts)
 
 
 def _running(change: Tensor, reset: Tensor) -> Tensor:

@@ -19,7 +19,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from nlmegen.maths.taylor import Number
+from nlmegen.maths.taylor import Number, value_of
+from nlmegen.structure.arrivals import Arrivals
 from nlmegen.structure.chain import Term, accumulate, last, stack, take, unbind
 from nlmegen.structure.courses import Courses
 from nlmegen.structure.recurrence import matrix_recurrence, scalar_recurrence
@@ -34,7 +35,7 @@ class Solution(Mapping[str, Number]):
         compartments: the names, the depot first where there is one.
         disposition: the modes.
         absorption: the absorption rate constant, or None without a depot.
-        schedule: doses and times.
+        schedule: doses and times; as they arrive, where they are modelled.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class Solution(Mapping[str, Number]):
         compartments: tuple[str, ...],
         disposition: Disposition,
         absorption: Number | None,
-        schedule: Schedule,
+        schedule: Schedule | Arrivals,
     ) -> None:
         self.compartments, self.disposition = compartments, disposition
         self.absorption, self.schedule = absorption, schedule
@@ -55,7 +56,7 @@ class Solution(Mapping[str, Number]):
                 raise KeyError(name)
             place = self.compartments.index(name)
             terms = self._depot_terms() if place < self._offset else self._terms(place - self._offset)
-            self._amounts[name] = accumulate(terms) if terms else torch.zeros_like(self.schedule.elapsed)
+            self._amounts[name] = accumulate(terms) if terms else self._nothing
         return self._amounts[name]
 
     def __contains__(self, name: object) -> bool:
@@ -66,6 +67,10 @@ class Solution(Mapping[str, Number]):
 
     def __len__(self) -> int:
         return len(self.compartments)
+
+    @property
+    def _nothing(self) -> Tensor:
+        return torch.zeros_like(cast(Tensor, value_of(self.schedule.elapsed)))
 
     # -- at the observations ----------------------------------------------------------------------------------------
     def _observe(self, x: Number) -> Number:
@@ -89,18 +94,18 @@ class Solution(Mapping[str, Number]):
         terms: list[Term] = []
         carried = self._weights(to, self._state)
         if carried is not None:
-            terms += at.single([self._observe(c) for c in carried], at.decay)
+            terms += at.decayed([self._observe(c) for c in carried])
         infused = self._weights(to, schedule.observed_rate[self._offset :], self._observe)
         if infused is not None:
-            terms += at.single(infused, at.decay_integral)
+            terms += at.infused(infused)
         if self.absorption is None:
             return terms
         if self._depot is not None:
             given = self._through_depot(to, self._depot)
-            terms += at.pair([self._observe(c) for c in given], at.absorption)
+            terms += at.absorbed([self._observe(c) for c in given])
         rate = schedule.observed_rate[0]
         if rate is not None:
-            terms += at.pair(self._through_depot(to, rate, self._observe), at.absorption_integral)
+            terms += at.absorbed_infusions(self._through_depot(to, rate, self._observe))
         return terms
 
     def _weights(
@@ -138,7 +143,7 @@ class Solution(Mapping[str, Number]):
     def _before(self, x: Number) -> Number:
         """Values in the segments that end at an event, 0 where the event empties the system."""
         x = last(x, self.schedule.spans.shape[-1])
-        return x * self.schedule.keep[:, 1:] if self.schedule.resets else x
+        return x * self._kept if self.schedule.resets else x
 
     @cached_property
     def _depot(self) -> Number | None:
@@ -149,13 +154,17 @@ class Solution(Mapping[str, Number]):
             return bolus
         if bolus is None and rate is None:
             return None
-        factor = accumulate(self._carried.depot(self._kept, None))
-        source = None if rate is None else accumulate(self._carried.depot(None, self._before(rate)))
-        return scalar_recurrence(factor, _plus(source, _later(bolus)), _first(bolus, schedule))
+        # a depot may be emptied alone
+        kept = schedule.keep_first[..., 1:]
+        factor = accumulate(self._carried.depot(kept, None))
+        source = None
+        if rate is not None:
+            source = accumulate(self._carried.depot(None, last(rate, kept.shape[-1]) * kept))
+        return scalar_recurrence(factor, _plus(source, _later(bolus)), schedule.first(0))
 
     @cached_property
     def _kept(self) -> Tensor:
-        return self.schedule.keep[:, 1:]
+        return self.schedule.keep[..., 1:]
 
     @cached_property
     def _state(self) -> Sequence[Number | None]:
@@ -169,31 +178,29 @@ class Solution(Mapping[str, Number]):
             return [None] * n
         sources = [self._source(i, depot, rate) for i in range(n)]
         inputs = [_plus(source, _later(b)) for source, b in zip(sources, bolus, strict=True)]
-        starts = [_first(b, schedule) for b in bolus]
+        starts = [schedule.first(self._offset + i) for i in range(n)]
         if n == 1:
-            factor = accumulate(
-                self._carried.single([self._kept if schedule.resets else None], self._carried.decay)
-            )
+            factor = accumulate(self._carried.decayed([self._kept if schedule.resets else None]))
             return [scalar_recurrence(factor, inputs[0], starts[0])]
-        zero = torch.zeros_like(schedule.spans[:, :1])
+        zero = torch.zeros_like(cast(Tensor, value_of(schedule.spans))[..., :1])
         filled = stack([zero if x is None else x for x in inputs])
         return unbind(matrix_recurrence(self._transfer(), filled, torch.stack(starts)))
 
-    def _source(self, to: int, depot: Number | None, rate: Sequence[Tensor | None]) -> Number | None:
+    def _source(self, to: int, depot: Number | None, rate: Sequence[Number | None]) -> Number | None:
         """What arrives in a disposition compartment during each segment from the depot and by infusion."""
         at = self._carried
         terms: list[Term] = []
         before = [None if r is None else self._before(r) for r in rate]
         infused = self._weights(to, before, self._before_share)
         if infused is not None:
-            terms += at.single(infused, at.decay_integral)
+            terms += at.infused(infused)
         if depot is not None:
             given = self._through_depot(to, self._before(depot), self._before_share)
-            terms += at.pair(given, at.absorption)
+            terms += at.absorbed(given)
         through = None if self.absorption is None else self.schedule.rate[0]
         if through is not None:
             given = self._through_depot(to, self._before(through), self._before_share)
-            terms += at.pair(given, at.absorption_integral)
+            terms += at.absorbed_infusions(given)
         return accumulate(terms) if terms else None
 
     def _before_share(self, x: Number) -> Number:
@@ -206,16 +213,12 @@ class Solution(Mapping[str, Number]):
             [stack([cast(Number, self.disposition.response(i, j)) for j in range(n)]) for i in range(n)]
         )
         shares = self._before(shares) if self.schedule.resets else self._before_share(shares)
-        return accumulate(self._carried.single(unbind(shares, 2), self._carried.decay))
+        return accumulate(self._carried.decayed(unbind(shares, 2)))
 
 
-def _later(bolus: Tensor | None) -> Tensor | None:
-    return None if bolus is None else bolus[:, 1:]
+def _later(bolus: Number | None) -> Number | None:
+    return None if bolus is None else bolus[..., 1:]
 
 
-def _first(bolus: Tensor | None, schedule: Schedule) -> Tensor:
-    return torch.zeros_like(schedule.start[:, :1]) if bolus is None else bolus[:, :1]
-
-
-def _plus(a: Number | None, b: Tensor | None) -> Number | None:
+def _plus(a: Number | None, b: Number | None) -> Number | None:
     return b if a is None else a if b is None else a + b

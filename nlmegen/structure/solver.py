@@ -12,8 +12,8 @@ Method = Literal["auto", "explicit", "stiff"]
 
 NOT_SOLVED = (
     "the differential equations cannot be solved there: check the starting values and covariates (amounts that grow "
-    'without bound, roots and logarithms of negative amounts, a negative lag), else try nl.Solver(method="stiff") or a '
-    "larger max_steps"
+    "without bound, a steady state where more comes in than can go out, roots and logarithms of negative amounts, a "
+    'negative lag or one beyond the dosing interval), else try nl.Solver(method="stiff") or a larger max_steps'
 )
 
 

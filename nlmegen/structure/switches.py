@@ -14,12 +14,41 @@ import torch
 from torch import Tensor
 
 from nlmegen.maths.taylor import value_of
-from nlmegen.structure.derive import evaluate, topological
+from nlmegen.structure.derive import evaluate, substitute, topological
 from nlmegen.structure.equations import Equations
 from nlmegen.structure.symbols import Symbol
 
 TRIALS, NEAR, SMALL = 5, 1e-9, 1e-9
 """Random places; how near to the switch its two sides are compared; relative difference that is rounding."""
+
+
+def told(equations: Equations) -> tuple[str, ...]:
+    """What cannot be right about rates that jump, in words."""
+    moments, words = jumps(equations), []
+    if depends := sorted(moments - {"time"}):
+        words.append(
+            f"the rates jump (torch.where) at moments that depend on {' and '.join(depends)}: predictions are "
+            "right, their derivatives lack the jump, and with them modes, objective and standard errors; make the "
+            "switch smooth (torch.sigmoid), or write it as a dose with nl.Dose(lag=...)"
+        )
+    if "time" in moments:
+        words.append(
+            "the rates jump (torch.where) at set times, which steps may pass over; put a record (EVID 2) at each"
+        )
+    return tuple(words)
+
+
+def fed(equations: Equations, state: int) -> bool:
+    """Whether anything flows into a compartment besides doses: whether its rate can be other than 0 while it is empty.
+
+    Example:
+        >>> page = lambda t, a, p: dict(depot=-p.ka * a.depot, central=p.ka * a.depot - p.k * a.central)
+        >>> [fed(Equations.trace(page), k) for k in (0, 1)]
+        [False, True]
+    """
+    graph = equations.graph
+    (rate,) = substitute([equations.rates[state]], {graph.state(state).number: graph.zero})
+    return rate is not graph.zero
 
 
 def jumps(equations: Equations) -> set[str]:

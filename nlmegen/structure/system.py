@@ -64,6 +64,23 @@ class System:
         return [_number(out.get(name, 0.0)) for name in self.compartments]
 
 
+class Carried:
+    """Equations whose amounts at the start are D further parameters, by name.
+
+    Args:
+        system: the equations.
+        equations: those of `carrying`, traced, or None.
+    """
+
+    def __init__(self, system: System, equations: Equations | None) -> None:
+        self.compartments, self.rates, self.equations = system.compartments, system.rates, equations
+        self.names = tuple(f"{name} at the start" for name in system.compartments)
+
+    def initial(self, p: Mapping[str, Number]) -> list[Number]:
+        """Amounts at the start."""
+        return [p[name] for name in self.names]
+
+
 def _number(x: Any) -> Number:
     if isinstance(x, (int, float)):
         return torch.full((1, 1), float(x), dtype=torch.float64)
@@ -78,16 +95,18 @@ class Discovered:
         compartments: the keys of what `dynamics` returns, in order.
         parameters: what `initial`, `dynamics` and `dosing` read of p, in order of first reading.
         dosing_parameters: what `dosing` reads of it.
+        starts: whether `initial` says anything.
         dosed: what `dosing` returned, by compartment.
     """
 
     compartments: tuple[str, ...]
     parameters: tuple[str, ...]
     dosing_parameters: tuple[str, ...]
+    starts: bool
     dosed: Mapping[str, Dose]
 
 
-class _Reader:
+class Ones:
     """Stands for `a` or `p`: whatever is read is 1, and its name is kept."""
 
     def __init__(self) -> None:
@@ -108,7 +127,7 @@ def discover(page: Page) -> Discovered:
     Raises:
         ModelError: when one does not return what it should, or names a compartment that `dynamics` does not return.
     """
-    a, p, dosing_p = _Reader(), _Reader(), _Reader()
+    a, p, dosing_p = Ones(), Ones(), Ones()
     initial = _dict(page.initial(p), "initial", "amounts")
     rates = _dict(page.dynamics(torch.ones(1, 1, dtype=torch.float64), a, p), "dynamics", "time derivatives")
     doses = _dict(page.dosing(dosing_p), "dosing", "nl.Dose")
@@ -128,7 +147,7 @@ def discover(page: Page) -> Discovered:
         if not isinstance(dose, Dose):
             raise ModelError(f"dosing: {name} must be nl.Dose(...), got {type(dose).__name__}")
     names = p.names | dosing_p.names
-    return Discovered(tuple(rates), tuple(names), tuple(dosing_p.names), doses)
+    return Discovered(tuple(rates), tuple(names), tuple(dosing_p.names), bool(initial), doses)
 
 
 def _dict(out: Any, method: str, what: str) -> dict[str, Any]:

@@ -7,7 +7,6 @@ happens but the page's own dynamics under constant infusion rates.
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import cast
@@ -16,32 +15,11 @@ import torch
 from torch import Tensor
 
 from nlmegen.maths.taylor import Number, Taylor, value_of
+from nlmegen.structure.lowering import Points, Steady, blocks, lowered
+from nlmegen.structure.points import PADDING, Moved, Point, at_segments, generations, order_of_points, totals
 from nlmegen.structure.schedule import Schedule
 
-
-class Point(enum.IntEnum):
-    """What a point of a timeline is."""
-
-    OBSERVE = 0
-    BOLUS = 1
-    RATE = 2
-    RESET = 3
-    MARK = 4
-
-
-@dataclass(frozen=True)
-class Moved:
-    """What a page's `dosing` does to the doses into one compartment.
-
-    Attributes:
-        lag: time by which they come later, `[*draw, subject or 1, 1 or event]`, or None.
-        bioavailability: factor of their amounts, likewise.
-
-    A negative lag or bioavailability makes the dose NaN, so that the subject cannot be solved.
-    """
-
-    lag: Number | None
-    bioavailability: Number | None
+__all__ = ["Moved", "Point", "Timeline", "at_segments"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +32,7 @@ class Timeline:
     Attributes:
         time: `[*draw, R, K]`; a Taylor number where lags are modelled.
         kind: `[*draw, R, K]` int64, see `Point`: observe; add `amount`; set the infusion rate of a compartment to
-            `amount`; reset; nothing (a MARK only bounds a segment).
+            `amount`; reset; nothing (a MARK only bounds a segment); empty a compartment.
         compartment: `[*draw, R, K]` int64.
         amount: `[*draw, R, K]` the bolus, or the new total rate; a Taylor number where bioavailability is modelled.
         slot: `[*draw, R, K]` int64, the column of an observation, -1 at other points.
@@ -96,52 +74,77 @@ class Timeline:
         )
 
     @classmethod
-    def build(cls, schedule: Schedule, moved: Mapping[int, Moved] | None = None) -> Timeline:
+    def build(
+        cls,
+        schedule: Schedule,
+        moved: Mapping[int, Moved] | None = None,
+        steady: Steady | None = None,
+        varying: bool = False,
+        late: Mapping[int, Moved] | None = None,
+    ) -> Timeline:
         """The timelines of a schedule.
 
         Args:
             schedule: doses and times of R subjects.
-            moved: by index of the compartment, lags and bioavailabilities of the doses into it.
+            moved: by index of the compartment, what the page says of the doses into it, at the records that
+                ordered them.
+            steady: what steady states come to; needed where the schedule has any.
+            varying: whether parameters change at events.
+            late: what the page says in each segment, where that differs.
         """
-        events = _events(schedule)
-        if moved:  # the first dose may come later than the start
-            first = {name: x[:, :1] for name, x in events.items()}
-            nothing = torch.zeros_like(first["amount"])
-            first |= {
-                "kind": torch.full_like(first["kind"], Point.MARK),
-                "amount": nothing,
-                "change": nothing,
-            }
-            events = {name: torch.cat((first[name], x), -1) for name, x in events.items()}
-        observations = _observations(schedule)
-        points = {name: torch.cat((x, observations[name]), -1) for name, x in events.items()}
-        kind, place = points["kind"], points["compartment"]
-        time, amount = points.pop("time"), points.pop("amount")
-        clock: Number = time
-        given: Number = amount
-        for compartment, dose in (moved or {}).items():
-            here = (place == compartment) & ((kind == Point.BOLUS) | (kind == Point.RATE))
-            for x in (dose.lag, dose.bioavailability):
-                if x is not None:  # there is no such dose: NaN, and the row fails
-                    wrong = here & (value_of(at_segments(x, points["segment"])) < 0)
-                    given = given + torch.where(wrong, torch.nan, 0.0)
-            if dose.lag is not None:
-                clock = clock + here.to(time.dtype) * at_segments(dose.lag, points["segment"])
-            if dose.bioavailability is not None:
-                bolus = (here & (kind == Point.BOLUS)).to(time.dtype)
-                factor = at_segments(dose.bioavailability, points["segment"])
-                given = given * (1.0 - bolus) + given * bolus * factor
-        shape = value_of(clock + given * 0.0).shape
-        order = _order_of(points, cast(Tensor, value_of(clock)), bool(moved), shape)
-        count = (kind != _PADDING).sum(-1).expand(shape[:-1])
+        if moved or steady is not None or not schedule.plain:
+            events, block = lowered(schedule, moved or {}, steady, varying, late), blocks(schedule.events)
+        else:
+            events = cast(Points, _events(schedule))
+            block = cast(Tensor, events["block"])
+        observations = _observations(schedule, block)
+        if "partner" in events:
+            width = value_of(events["time"]).shape[-1]
+            count = schedule.time.shape[-1]
+            own = torch.arange(width, width + count, device=schedule.time.device)
+            partner = torch.cat((cast(Tensor, events.pop("partner")), own))
+        else:
+            partner = None
+        points = {name: _beside(x, observations[name]) for name, x in events.items()}
+        return cls.assembled(points, partner, len(schedule.rate), schedule.time.shape[-1])
+
+    @classmethod
+    def assembled(cls, points: Points, partner: Tensor | None, compartments: int, n_slots: int) -> Timeline:
+        """Points in any order as timelines.
+
+        Args:
+            points: see `nlmegen.structure.lowering.Points`; the time of each decides its place where `partner` is
+                given, else its segment.
+            partner: see there, or None.
+            compartments: how many there are.
+            n_slots: columns of observations.
+        """
+        points = dict(points)
+        clock, given, change = points.pop("time"), points.pop("amount"), points.pop("change")
+        plain = {name: cast(Tensor, x) for name, x in points.items()}
+        kind, moved = plain["kind"], partner is not None
+        parts = [*(value_of(x).shape for x in (clock, given, change)), kind.shape]
+        shape = torch.broadcast_shapes(*parts)  # type: ignore[no-untyped-call]
+        order = order_of_points(plain, cast(Tensor, value_of(clock)).detach(), moved, shape)
+        count = (kind != PADDING).sum(-1).expand(shape[:-1])
+        whole = order
         order = order[..., : int(count.amax()) if count.numel() else 0]
-        put = {name: x.expand(shape).gather(-1, order) for name, x in points.items()}
+        put = {name: x.expand(shape).gather(-1, order) for name, x in plain.items()}
+        given = _gathered(given, shape, order)
+        if bool((kind == Point.RATE).any()):
+            key = put["block"]
+            if partner is not None and bool((kind == Point.ZERO).any()):
+                everything = {name: x.expand(shape).gather(-1, whole) for name, x in plain.items()}
+                off = generations(everything, partner, whole)[..., : order.shape[-1]]
+                now = generations(everything, torch.arange(len(partner)), whole)[..., : order.shape[-1]]
+                # the end of an infusion that ended when its compartment was switched off ends nothing
+                stale = (put["kind"] == Point.RATE) & (off < now)
+                put["kind"] = torch.where(stale, int(Point.MARK), put["kind"])
+                key = key * (int(off.amax()) + 1) + off
+            total = totals(_gathered(change, shape, order), put["compartment"], key, compartments)
+            given = cast(Number, torch.where(put["kind"] == Point.RATE, total + given, given))  # type: ignore[arg-type]
         # a dose that comes late finds the parameters of the segment that it comes in
         put["segment"] = put["segment"].cummax(-1).values if moved else put["segment"]
-        given = _gathered(given, shape, order)
-        if any(rate is not None for rate in schedule.rate):
-            total = _totals(put["change"], put["compartment"], put["block"], len(schedule.rate))
-            given = cast(Number, torch.where(put["kind"] == Point.RATE, total + given, given))  # type: ignore[arg-type]
         return cls(
             time=_gathered(clock, shape, order),
             kind=put["kind"].clamp(min=0),
@@ -150,7 +153,7 @@ class Timeline:
             slot=put["slot"],
             segment=put["segment"],
             count=count,
-            n_slots=schedule.time.shape[-1],
+            n_slots=n_slots,
         )
 
     @classmethod
@@ -178,22 +181,6 @@ class Timeline:
         )
 
 
-def at_segments(x: Number, segment: Tensor) -> Number:
-    """Of parameters `[*draw, subject or 1, 1 or event]` those of the segments `[*draw, subject, n]`.
-
-    Returns:
-        `x` itself when it is constant, else a number `[*draw, subject, n]`.
-    """
-    if x.shape[-1] == 1:
-        return x
-    shape = value_of(x).shape[:-2] + (segment.shape[-2], x.shape[-1])
-    wide = x + torch.zeros(shape, dtype=x.dtype)
-    return cast(Number, torch.gather(wide, -1, segment.expand(shape[:-1] + segment.shape[-1:])))  # type: ignore[arg-type]
-
-
-_PADDING = -1
-
-
 def _events(schedule: Schedule) -> dict[str, Tensor]:
     """What every event is, `[subject, event]`: a point or padding."""
     shape = schedule.start.shape
@@ -201,7 +188,7 @@ def _events(schedule: Schedule) -> dict[str, Tensor]:
     seen = torch.zeros(shape, dtype=torch.bool).scatter(-1, schedule.segment, True)
     marks = ~schedule.boundary & (seen | (schedule.length > 0))
     marks[:, 0] = True
-    kind = torch.where(marks, int(Point.MARK), _PADDING)
+    kind = torch.where(marks, int(Point.MARK), PADDING)
     place = torch.zeros(shape, dtype=torch.int64)
     amount, change = torch.zeros_like(schedule.start), torch.zeros_like(schedule.start)
     reset = schedule.keep == 0
@@ -228,8 +215,8 @@ def _events(schedule: Schedule) -> dict[str, Tensor]:
     }
 
 
-def _observations(schedule: Schedule) -> dict[str, Tensor]:
-    """The same of every observation, `[subject, time]`."""
+def _observations(schedule: Schedule, block: Tensor) -> dict[str, Tensor]:
+    """The same of every observation, `[subject, time]`; `block [subject, event]` counts fresh starts."""
     shape, segment = schedule.time.shape, schedule.segment
     nothing = torch.zeros_like(schedule.time)
     return {
@@ -240,25 +227,13 @@ def _observations(schedule: Schedule) -> dict[str, Tensor]:
         "change": nothing,
         "slot": torch.arange(shape[-1]).expand(shape),
         "segment": segment,
-        "block": (schedule.keep == 0).cumsum(-1).gather(-1, segment),
+        "block": block.gather(-1, segment),
     }
 
 
-def _order_of(points: Mapping[str, Tensor], clock: Tensor, moved: bool, shape: torch.Size) -> Tensor:
-    """How the points are sorted: padding last; by reset block; by time where doses move, else as scheduled."""
-    segment = points["segment"].to(clock.dtype).expand(shape)
-    clock = clock.expand(shape)
-    block = points["block"].to(clock.dtype)
-    rank = torch.where(points["kind"] == _PADDING, torch.inf, block).expand(shape)
-    return _order(rank, clock, segment) if moved else _order(rank, segment, clock)
-
-
-def _order(*keys: Tensor) -> Tensor:
-    """Indices that sort the last axis by the first key, ties by the next, then by position."""
-    order = torch.argsort(keys[-1], dim=-1, stable=True)
-    for key in reversed(keys[:-1]):
-        order = order.gather(-1, torch.argsort(key.gather(-1, order), dim=-1, stable=True))
-    return order
+def _beside(x: Number, y: Tensor) -> Number:
+    """Columns of `x [*draw, subject, n]`, then of `y [subject, m]`."""
+    return cast(Number, torch.cat((x, y.expand(*value_of(x).shape[:-1], y.shape[-1])), -1))  # type: ignore[arg-type]
 
 
 def _gathered(x: Number, shape: torch.Size, order: Tensor) -> Number:
@@ -267,18 +242,3 @@ def _gathered(x: Number, shape: torch.Size, order: Tensor) -> Number:
         x = x + torch.zeros(shape, dtype=x.dtype)
         return cast(Taylor, torch.gather(x, -1, order))  # type: ignore[arg-type]
     return x.expand(shape).gather(-1, order)
-
-
-def _totals(change: Tensor, place: Tensor, block: Tensor, count: int) -> Tensor:
-    """The running rate of its own compartment after each point, infusions ended by a reset."""
-    total = torch.zeros_like(change)
-    for c in range(count):
-        here = place == c
-        own = torch.where(here, change, 0.0)
-        for b in range(int(block.amax()) + 1):
-            inside = own * (block == b)
-            level, running = inside.cumsum(-1), inside.sign().cumsum(-1)
-            # the sum of overlapping rates leaves a rounding error when the last one stops; their number does not
-            level = torch.where(running > 0.5, level, 0.0)
-            total = torch.where(here & (block == b), level, total)
-    return total

@@ -115,13 +115,40 @@ def test_endpoints_stay_apart_and_logarithms_are_shifted() -> None:
     cohort = Cohort(40, {"low": "100", "high": "300"}, times=[1.0, 5.0])
     fit = frozen(Two(), nl.read_nonmem(simulate(Two(), cohort, seed=2)))
     check = vpc(fit, draws=60, prediction_corrected=True)
-    assert list(dict.fromkeys(check.table["stratum"])) == ["dvid 1", "dvid 2"]
+    assert list(dict.fromkeys(check.table["stratum"])) == ["cp", "left"]
     seen = check.observations.assign(dose=np.repeat([100.0, 300.0], 20 * 4))
-    middle = {"dvid 1": np.log(np.sqrt(100 * 300)), "dvid 2": 200.0}
+    middle = {"cp": np.log(np.sqrt(100 * 300)), "left": 200.0}
     logs, plain = (seen[seen["stratum"] == stratum] for stratum in middle)
-    np.testing.assert_allclose(logs["value"], logs["dv"] + middle["dvid 1"] - np.log(logs["dose"]), rtol=1e-9)
-    np.testing.assert_allclose(plain["value"], plain["dv"] * middle["dvid 2"] / plain["dose"], rtol=1e-9)
+    np.testing.assert_allclose(logs["value"], logs["dv"] + middle["cp"] - np.log(logs["dose"]), rtol=1e-9)
+    np.testing.assert_allclose(plain["value"], plain["dv"] * middle["left"] / plain["dose"], rtol=1e-9)
     assert check.inside > 0.8
+
+
+class Backwards(Two):
+    """The same, the DVIDs of its endpoints the other way round, and none first in every subject."""
+
+    cp = nl.LogNormal(0.2, dv="log", dvid=2)
+    left = nl.Proportional(0.1, dvid=1)
+
+
+def test_panels_are_endpoints_in_the_order_of_the_page() -> None:
+    table = simulate(Backwards(), Cohort(30, "100", times=[1.0, 5.0]), seed=2)
+    table = table.sort_values(["id", "time", "evid", "dvid"], ascending=[True, True, False, True])
+    table["group"] = np.where(table["id"] > 15, "b", "a")
+    fit = frozen(Backwards(), nl.read_nonmem(table))
+    check = vpc(fit, draws=20)
+    assert check.observations["stratum"].iloc[0] == "left"
+    assert check.strata == ("cp", "left")
+    assert list(dict.fromkeys(check.table["stratum"])) == ["cp", "left"]
+    seen = check.observations
+    assert (seen["dvid"].astype(int) == np.where(seen["stratum"] == "cp", 2, 1)).all()
+    assert [axes.get_title(loc="left") for axes in check.plot().axes] == ["cp", "left"]
+    assert vpc(fit, draws=20, stratify="group").strata == (
+        "cp, group = a",
+        "cp, group = b",
+        "left, group = a",
+        "left, group = b",
+    )
 
 
 def test_strata_of_a_number_and_of_several_endpoints(fit: Any) -> None:

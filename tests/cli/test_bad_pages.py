@@ -170,10 +170,10 @@ CASES = (
         "def individual",
     ),
     Case(
-        "occasions asked for",
+        "kappa without occasions",
         ("def individual(self, theta, eta, cov)", "def individual(self, theta, eta, cov, kappa)"),
         (IIV, "iiv = nl.Omega(ka=0.2, cl=0.1, v=0.05, level='id')"),
-        ("kappa (between-occasion effects) is not supported yet", "remove the argument"),
+        ("no random effect between occasions", 'level="occ"', "remove the argument"),
         "def individual",
     ),
     Case(

@@ -115,7 +115,7 @@ CASES = (
         ("sort",),
     ),
     Case(
-        "steady state",
+        "steady state of an observation",
         ("CMT", "SS"),
         (
             TABLE,
@@ -124,8 +124,35 @@ CASES = (
             .replace(",1,72.4", ",0,72.4")
             .replace(",2,7", ",0,7"),
         ),
-        "row 2, column SS: ",
-        ("not supported yet",),
+        "row 3, column SS: ",
+        ("no dose",),
+    ),
+    Case(
+        "below a limit that is not known",
+        (OBSERVED, OBSERVED.replace("7.9", "BLQ")),
+        (OBSERVED, OBSERVED),
+        "row 4, column DV: ",
+        ("LLOQ",),
+    ),
+    Case(
+        "a clock that goes back",
+        ("1,12,", "1,1:30,"),
+        ("1,12,", "1,14:30,"),
+        "row 5, column TIME: ",
+        ("DATE",),
+    ),
+    Case(
+        "an infusion on a record that is no dose",
+        (TABLE, TABLE.replace("CMT", "RATE").replace(",1,79.6", ",0,79.6").replace(",1,72.4", ",0,72.4")),
+        (
+            TABLE,
+            TABLE.replace("CMT", "RATE")
+            .replace(",1,79.6", ",40,79.6")
+            .replace(",1,72.4", ",40,72.4")
+            .replace(",0,0,2,7", ",0,0,0,7"),
+        ),
+        "row 3, column RATE: ",
+        ("no dose",),
     ),
     Case(
         "an endpoint that the model has not",

@@ -25,7 +25,16 @@ def test_listing_loads_neither_torch_nor_pandas() -> None:
 
 def test_names_titles_and_hashes() -> None:
     entries = {entry.name: entry for entry in list_data()}
-    assert list(entries) == ["cefamandole", "indomethacin", "phenobarbital", "remifentanil", "theophylline"]
+    assert list(entries) == [
+        "cefamandole",
+        "indomethacin",
+        "phenobarbital",
+        "quinidine",
+        "remifentanil",
+        "tetracycline",
+        "theophylline",
+        "warfarin_simulated",
+    ]
     for entry in entries.values():
         readme = (entry.path.parent / "README.md").read_text(encoding="utf-8")
         assert readme.splitlines()[0] == f"# {entry.title}"

@@ -218,10 +218,10 @@ def test_select_refuses_what_is_no_position(population: Population, index: Any, 
     assert population.select([]).ids == ()
 
 
-@pytest.mark.parametrize("name", ["F1", "D1", "S2", "R1", "L2", "TLAG", "tinf"])
+@pytest.mark.parametrize("name", ["F1", "D1", "S2", "R1", "ALAG1", "TLAG", "tinf"])
 def test_columns_that_mean_something_elsewhere_are_covariates_with_a_warning(name: str) -> None:
     table = frame([dict(amt=1, evid=1), dict(time=1)])
-    with pytest.warns(DataWarning, match=f"{name} is read as a covariate only.*rename={{'{name}': None}}"):
+    with pytest.warns(DataWarning, match=f"{name} is read as a covariate only.*rename={{'{name}': 'drop'}}"):
         population = Population.from_table(table.assign(**{name: [0.5, 0.5]}))
     assert list(population.covariates) == [name.lower()]
     Population.from_table(table.assign(**{name: 0.0}))  # not used: nothing to say
@@ -294,7 +294,7 @@ def test_columns_of_a_fit_and_text_are_no_covariates() -> None:
         cwres=[None, 0.1],
         eta_cl=[0.1, 0.1],
         true_v=[8.0, 8.0],
-        site=["A", "B"],
+        site=["A", None],
         note=[None, None],
         smoker=[True, False],
     )

@@ -7,6 +7,7 @@ import math
 import pandas as pd
 import pytest
 import torch
+from inference.kinds import Events, Grades, table
 from problems import (
     F64,
     Straight,
@@ -23,6 +24,7 @@ from torch.distributions import Normal
 
 import nlmegen as nl
 from nlmegen.errors import Status
+from nlmegen.inference.boundary import describe
 from nlmegen.inference.conclusion import Drawn, conclude, light_weights
 from nlmegen.inference.estimate import Estimate
 
@@ -164,6 +166,17 @@ def test_a_theta_that_ran_away_is_no_estimate() -> None:
     found = ended(problem, free)
     assert not found.converged
     assert "do not determine nothing, which ran away" in found.reason
+
+
+def test_a_gap_above_which_nothing_was_seen_is_not_at_zero() -> None:
+    frame = table(Events, 8)
+    frame.loc[frame.EVID == 0, "DV"] = frame.DV.clip(0, 1)
+    problem = nl.Problem(Grades(), nl.read_nonmem(frame))
+    held = torch.tensor([name == "event.gap2" for name in problem.names])
+    free = problem.start.clone()
+    assert describe(problem, free, held)[0].startswith("the data say nothing about event.gap2 (now 1.5)")
+    free[held] = -9.0
+    assert describe(problem, free, held)[0].startswith("event.gap2 is at its boundary 0")
 
 
 def test_without_convergence_there_are_no_standard_errors() -> None:

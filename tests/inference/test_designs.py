@@ -5,6 +5,7 @@ design.
 from __future__ import annotations
 
 import pandas as pd
+import pytest
 import torch
 from inference.cases import Oral, oral_problem, oral_table
 from problems import F64
@@ -75,3 +76,39 @@ def test_the_share_of_varied_designs():
     factor = (dose / before).log()
     assert float(factor.abs().max()) <= DOSE_RANGE + 1e-12
     assert torch.equal(dose[~moved], before[~moved])
+
+
+class Stepped(nl.Model):
+    """`Oral` as differential equations."""
+
+    tvka = nl.Theta(1.2, lower=0)
+    tvcl = nl.Theta(3.0, lower=0)
+    tvv = nl.Theta(30.0, lower=0)
+    power = nl.Theta(0.75)
+    iiv = nl.Omega(ka=0.16, cl=0.09)
+    cp = nl.Combined(additive=0.05, proportional=0.15)
+    individual, observe = Oral.individual, Oral.observe
+
+    def dynamics(self, t, a, p):
+        return dict(depot=-p.ka * a.depot, central=p.ka * a.depot - p.cl / p.v * a.central)
+
+
+@pytest.mark.parametrize("route", ["compiled", "stepped"])
+def test_every_route_sees_the_new_doses_and_times(route):
+    problem = oral_problem(6)
+    if route == "compiled":
+        problem.hasten()
+        assert problem.route.programs is not None
+    else:
+        problem = nl.Problem(Stepped(), nl.read_nonmem(oral_table(6)))
+    chosen = problem.select(torch.tensor([4, 1, 1]))
+    factor = torch.tensor([[0.5], [1.0], [2.0]], dtype=F64)
+    other = redesigned(chosen, moved_times(chosen, generator(1)), factor)
+    eta = 0.3 * torch.randn(3, 2, generator=generator(2), dtype=F64)
+    values = problem.values(problem.start)
+    truth = redesigned(
+        oral_problem(6).uncompiled().select(torch.tensor([4, 1, 1])), other.time, factor
+    ).predict(eta, values)
+    found = other.predict(eta, values).f
+    assert float((found - chosen.predict(eta, values).f).abs().max()) > 0.1
+    torch.testing.assert_close(found, truth.f, rtol=1e-5, atol=1e-6)

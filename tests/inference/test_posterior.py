@@ -143,6 +143,9 @@ class Lost:
     def __init__(self, shift: float) -> None:
         self.shift = shift
 
+    def suits(self, problem):
+        return True
+
     def posterior(self, problem, values, k, seed):
         centre = StudentLaplace.at_modes(problem, values)
         narrow = StudentLaplace(centre.mode + self.shift, 0.2 * centre.scale, 5)

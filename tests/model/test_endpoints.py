@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from nlmegen.model.endpoints import Additive, Combined, LogNormal, Proportional
+from nlmegen.model.residuals import BoxCox, Power, StudentT
 
 F64 = torch.float64
 ENDPOINTS = [
@@ -15,6 +16,10 @@ ENDPOINTS = [
     Combined(additive=0.7, proportional=0.1, form="sd"),
     LogNormal(0.2),
     LogNormal(0.2, dv="log"),
+    Power(0.3, 0.7),
+    BoxCox(0.2, 0.5),
+    StudentT(0.7, 0.1, form="sd"),
+    StudentT(proportional=0.1),
 ]
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import exp
 
 import nlmegen as nl
-from nlmegen.errors import DataError, ModelError
+from nlmegen.errors import ModelError
 
 
 class Oral(nl.Model):
@@ -104,7 +104,6 @@ WRONG = {
     "initial of no compartment": (dict(initial=lambda self, p: dict(effect=p.vm)), "effect"),
     "dose of no compartment": (dict(dosing=lambda self, p: dict(gut=nl.Dose(lag=p.ka))), "gut"),
     "dosing without Dose": (dict(dosing=lambda self, p: dict(depot=p.ka)), "nl.Dose"),
-    "duration": (dict(dosing=lambda self, p: dict(depot=nl.Dose(duration=p.ka))), "not supported yet"),
     "expm of a curved page": (dict(solver=nl.Solver(route="expm")), "not linear"),
 }
 
@@ -123,11 +122,15 @@ def test_a_parameter_that_individual_does_not_return_is_named() -> None:
         nl.Problem(page(), table())
 
 
-def test_bioavailability_of_an_infusion_is_refused() -> None:
-    page = extend(dosing=lambda self, p: dict(depot=nl.Dose(bioavailability=p.ka)))
-    nl.Problem(page(), table())
-    with pytest.raises(DataError, match="bioavailability of infusions"):
-        nl.Problem(page(), table(rate=[50.0, 0, 0, 0, 0]))
+def test_bioavailability_of_an_infusion_changes_its_length() -> None:
+    """Half of 100 at a rate of 50 is what an infusion of 50 at that rate brings."""
+    page = extend(dosing=lambda self, p: dict(depot=nl.Dose(bioavailability=0.5 + 0.0 * p.ka)))
+    rate = [50.0, 0, 0, 25.0, 0]
+    one = nl.Problem(page(), table(rate=rate))
+    two = nl.Problem(Oral(), table(rate=rate, amt=[50.0, 0, 0, 25.0, 0]))
+    eta = torch.zeros(2, one.q, dtype=torch.float64)
+    a, b = (x.predict(eta, x.values(x.start)).f for x in (one, two))
+    torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,6 @@ REFUSED = {
     ),
     "arguments of dynamics": (dict(dynamics=lambda self, a, p: {}), r"dynamics\(self, t, a, p\)"),
     "initial of a closed form": (dict(initial=lambda self, p: {}), "belongs to pages with dynamics"),
-    "dosing of a closed form": (dict(dosing=lambda self, p: {}), "belongs to pages with dynamics"),
     "solver of a closed form": (dict(solver=nl.Solver()), "belongs to pages with dynamics"),
     "solver of another kind": (dict(solver="stiff"), r"solver must be nl.Solver"),
     "misplaced solver": (dict(settings=nl.Solver()), r"solver = nl.Solver"),

@@ -63,7 +63,7 @@ def test_batches_of_vectors_broadcast_over_subjects_and_times() -> None:
         (lambda: Omega(cl=-0.1), "positive"),
         (lambda: Omega(cl=0.1, v=0.1, cov=[0.01, 0.02]), "takes 1 covariances"),
         (lambda: Omega(cl=0.1, v=0.1, cov=[0.2]), "positive definite"),
-        (lambda: Omega(ka=0.1, level="occ"), "occasions"),
+        (lambda: Omega(ka=0.1, level="day"), "occasions"),
         (lambda: Combined(additive=0.0, proportional=0.1), "positive number"),
         (lambda: Combined(additive=0.1, proportional=0.1, form="both"), "form must be"),
     ],

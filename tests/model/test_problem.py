@@ -261,9 +261,19 @@ def test_covariates_that_are_not_there() -> None:
         nl.Problem(
             page(individual=lambda self, theta, eta, cov: dict(cl=theta.tvcl * cov.wgt, v=theta.tvv)), data()
         )
-    with pytest.raises(DataError, match="sex of the data holds text"):
+    comments = TABLE.assign(NOTE=[f"sample {k}" for k in range(len(TABLE))])
+    with pytest.raises(DataError, match="note of the data holds text.*group them"):
         nl.Problem(
-            page(individual=lambda self, theta, eta, cov: dict(cl=theta.tvcl * cov.sex, v=theta.tvv)), data()
+            page(individual=lambda self, theta, eta, cov: dict(cl=theta.tvcl * cov.note, v=theta.tvv)),
+            data(comments),
+        )
+    blank = TABLE.assign(SITE=["", *["a"] * (len(TABLE) - 1)])
+    with pytest.raises(
+        DataError, match=r"column site .* 1 of \d+ records have none \(line 2\); fill them in"
+    ):
+        nl.Problem(
+            page(individual=lambda self, theta, eta, cov: dict(cl=theta.tvcl * cov.site["a"], v=theta.tvv)),
+            data(blank),
         )
 
 

@@ -172,6 +172,42 @@ def test_vpc_panels(fit: Any) -> None:
     assert observed in heights
 
 
+def test_a_vpc_of_censored_values_shows_the_fraction_below_the_limit() -> None:
+    table = nl.simulate(
+        nl.load_model("theophylline"), nl.Cohort(60, "320", times=[2, 12, 24, 36], lloq=1.0), seed=1
+    )
+    check = vpc(frozen(nl.load_model("theophylline"), nl.read_nonmem(table), modes=False), draws=20)
+    values, shares = check.plot(log=True).axes
+    (limit,) = [line for line in values.get_lines() if line.get_linestyle() == ":"]
+    assert set(np.asarray(limit.get_ydata())) == {1.0}
+    lines = {str(line.get_label()): np.asarray(line.get_xydata()) for line in shares.get_lines()}
+    np.testing.assert_array_equal(lines["below limit"], check.shares[["time", "observed"]].to_numpy())
+    for panel in (values, shares):
+        for line in panel.get_lines():
+            assert not np.isinf(np.asarray(line.get_ydata(), dtype=float)).any()
+
+
+def test_a_checked_table_is_drawn(fit: Any) -> None:
+    table = fit.population.table.copy()
+    table.loc[20, "dv"] *= 50
+    table.loc[table["id"] == 3, "wt"] = 0.0
+    table = table.assign(sex=np.where(table["id"] > 4, "m", "f"), cens=0, lloq=1.0)
+    report = nl.check_table(table)
+    drawn = report.plot()
+    values, schedule, weight, sex = drawn.axes
+    rows = report.view.records
+    lines = {str(line.get_label()): np.asarray(line.get_xydata()) for line in values.get_lines()}
+    measured = rows.observed & (report.view.censored == 0) & (rows.dv > 0)
+    np.testing.assert_array_equal(lines["observation"][:, 1], rows.dv[measured])
+    np.testing.assert_array_equal(lines["below this limit"][:, 1], rows.dv[report.view.censored == 1])
+    assert table.loc[20, "dv"] in lines["looks odd"][:, 1]
+    assert "line 22" in [text.get_text() for text in values.texts]
+    doses = {str(line.get_label()): np.asarray(line.get_xydata()) for line in schedule.get_lines()}["dose"]
+    assert len(doses) == 12
+    assert [panel.get_title(loc="left") for panel in (weight, sex)] == ["wt", "sex"]
+    assert [tick.get_text() for tick in sex.get_xticklabels()] == ["f", "m"]
+
+
 def test_etas_and_history(fit: Any) -> None:
     drawn = etas(fit)
     assert [panel.get_xlabel() for panel in drawn.axes] == ["eta ka", "eta cl", "eta v"]

@@ -18,11 +18,13 @@ positive = st.floats(min_value=1e-12, max_value=1e18, allow_nan=False, allow_inf
 @st.composite
 def courses(draw: st.DrawFn) -> Regimen:
     doses = draw(st.integers(1, 40))
+    ss = draw(st.booleans())
     return Regimen(
         draw(positive),
-        every=draw(positive) if doses > 1 else None,
+        every=draw(positive) if doses > 1 or ss else None,
         doses=doses,
-        over=draw(st.none() | positive),
+        ss=ss,
+        over=draw(st.none() | positive | st.sampled_from(["rate", "duration"])),
         into=draw(st.none() | st.integers(1, 9) | st.sampled_from(["central", "depot", "x2", "at", "every"])),
         at=draw(st.just(0.0) | positive),
         per=draw(st.none() | st.just("kg")),
@@ -51,6 +53,10 @@ def test_text_reads_back_to_an_equal_regimen(terms: list[Regimen]) -> None:
         ("5/kg over 1 into central every 12 x 4", Regimen(5, 12, 4, over=1, into="central", per="kg")),
         ("5 /kg at 3 into 2", Regimen(5, into=2, at=3, per="kg")),
         ("1e+2 over .5", Regimen(100, over=0.5)),
+        ("100 every 12 ss", Regimen(100, every=12, ss=True)),
+        ("100 every 12 SS x 3 at 24", Regimen(100, every=12, doses=3, at=24, ss=True)),
+        ("100 every 12ss x3 over duration", Regimen(100, every=12, doses=3, over="duration", ss=True)),
+        ("2/kg over rate into depot", Regimen(2, over="rate", into="depot", per="kg")),
     ],
 )
 def test_grammar(text: str, regimen: Regimen) -> None:
@@ -82,6 +88,10 @@ def test_times_of_the_doses() -> None:
         ("100 evry 24 x 7", "'evry'"),
         ("100 over", "text ended"),
         ("100 over 0", "'0'"),
+        ("100 over rates", "'rates'"),
+        ("100 ss", "'ss'"),
+        ("100 every 12 ss x", "text ended"),
+        ("100 every 12 ssx 3", "'ssx'"),
         ("100 into +", "'+'"),
         ("100 at noon", "'noon'"),
         ("100 at 1 at 2", "'at'"),
@@ -127,6 +137,9 @@ def test_a_misspelt_clause_is_guessed() -> None:
         ({"amount": 1, "per": "lb"}, "per"),
         ({"amount": 1, "into": "two words"}, "into"),
         ({"amount": 1, "into": 1.5}, "into"),
+        ({"amount": 1, "ss": True}, "ss: a steady state needs the interval"),
+        ({"amount": 1, "every": 12, "doses": 2, "ss": 1}, "ss: expected True or False"),
+        ({"amount": 1, "over": "long"}, 'over: expected a number above 0, "rate" or "duration"'),
     ],
 )
 def test_constructor_refuses(arguments: dict[str, object], word: str) -> None:

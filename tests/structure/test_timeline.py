@@ -11,7 +11,7 @@ from nlmegen.maths.taylor import Taylor
 from nlmegen.structure.schedule import Schedule
 from nlmegen.structure.timeline import Moved, Point, Timeline
 
-OBSERVE, BOLUS, RATE, RESET, MARK = Point
+OBSERVE, BOLUS, RATE, RESET, MARK, ZERO = Point
 
 
 def schedule(**columns) -> Schedule:
@@ -172,3 +172,87 @@ def test_a_selected_schedule_remembers_where_it_comes_from() -> None:
     assert places.tolist() == [0]
     assert part.bolus[0] is not None
     assert part.bolus[0].tolist() == [[5.0]]
+
+
+def number(x: float) -> torch.Tensor:
+    return torch.full((1, 1), x, dtype=torch.float64)
+
+
+def test_bioavailability_shortens_infusions_and_the_page_gives_rates_and_durations() -> None:
+    plan = schedule(
+        time=[0.0, 1, 2, 20],
+        amt=[40.0, 30, 30, 0],
+        rate=[10.0, -1, -2, 0],
+        evid=[1, 1, 1, 0],
+        cmt=[2, 1, 2, 2],
+        dv=[0.0, 0, 0, 1],
+    )
+    said = {
+        0: Moved(lag=number(0.5), bioavailability=number(0.5), rate=number(6.0)),
+        1: Moved(bioavailability=number(0.5), duration=number(4.0)),
+    }
+    assert points(Timeline.build(plan, said)) == [
+        (0, MARK, 1, 0, -1),
+        (0, RATE, 1, 10, -1),
+        (1.5, RATE, 0, 6, -1),
+        (2, RATE, 1, 0, -1),
+        (2, RATE, 1, 3.75, -1),
+        (4, RATE, 0, 0, -1),
+        (6, RATE, 1, 0, -1),
+        (20, OBSERVE, 0, 0, 0),
+    ]
+
+
+def test_switching_off_empties_a_compartment_and_ends_its_infusions() -> None:
+    plan = schedule(
+        time=[0.0, 1, 3, 4, 9],
+        amt=[60.0, 0, 7, 20, 0],
+        rate=[10.0, 0, 0, 5, 0],
+        evid=[1, 2, 1, 1, 0],
+        cmt=[1, -1, 2, 1, 2],
+        dv=[0.0, 0, 0, 0, 1],
+    )
+    found = points(Timeline.build(plan))
+    assert [p[:4] for p in found if p[1] != MARK] == [
+        (0, RATE, 0, 10),
+        (1, ZERO, 0, 0),
+        (1, RATE, 0, 0),
+        (3, BOLUS, 1, 7),
+        (4, RATE, 0, 5),
+        (8, RATE, 0, 0),
+        (9, OBSERVE, 0, 0),
+    ]
+
+
+def test_a_steady_state_starts_afresh_and_earlier_infusions_run_on() -> None:
+    plan = schedule(
+        time=[0.0, 5, 30],
+        amt=[9.0, 50, 0],
+        rate=[0.0, 2, 0],
+        evid=[1, 1, 0],
+        cmt=[1, 2, 2],
+        dv=[0.0, 0, 1],
+        ss=[0, 1, 0],
+        ii=[0.0, 10, 0],
+    )
+
+    def steady(doses):
+        assert doses.duration.tolist() == [[25]]
+        assert doses.interval.tolist() == [[10]]
+        assert doses.time.tolist() == [[5]]
+        return [number(3.0), number(4.0)]
+
+    found = points(Timeline.build(plan, {1: Moved(lag=number(1.0))}, steady))
+    assert [p[:4] for p in found if p[1] != MARK] == [
+        (0, BOLUS, 0, 9),
+        (5, RESET, 1, 0),
+        (5, BOLUS, 0, 3),
+        (5, BOLUS, 1, 4),
+        (5, RATE, 1, 2),
+        (5, RATE, 1, 4),
+        (6, RATE, 1, 6),
+        (11, RATE, 1, 4),
+        (21, RATE, 1, 2),
+        (30, OBSERVE, 0, 0),
+        (31, RATE, 1, 0),
+    ]

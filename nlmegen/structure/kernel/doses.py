@@ -57,6 +57,18 @@ def set_second(forcing: Any, second: Any, i: int, lane: int) -> None:
                 forcing[second[i, q, r], lane] = 0.0
 
 
+def empty(y: Any, first: Any, second: Any, order: int, i: int, lane: int) -> None:
+    """Nothing is left in state i, nor in its sensitivities."""
+    y[i, lane] = 0.0
+    for q in range(first.shape[1]):
+        if first[i, q] >= 0:
+            y[first[i, q], lane] = 0.0
+        if order > 1:
+            for r in range(q, second.shape[2]):
+                if second[i, q, r] >= 0:
+                    y[second[i, q, r], lane] = 0.0
+
+
 def first_jump(y: Any, before: Any, after: Any, first: Any, jac: Any, lane: int, line: int, at: int) -> None:
     """Add (f- - f+) tau_q."""
     for q in range(first.shape[1]):

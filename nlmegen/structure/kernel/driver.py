@@ -34,6 +34,7 @@ from nlmegen.structure.kernel.doses import (
     add_second,
     begin,
     bend,
+    empty,
     first_jump,
     record,
     second_jump,
@@ -56,7 +57,7 @@ from nlmegen.structure.kernel.protocol import (
 )
 
 RUN, IDLE, EMPTY, DUE, BEFORE, AFTER, LAST, START, FAILED = range(9)
-OBSERVE, BOLUS, RATE, RESET = range(4)
+OBSERVE, BOLUS, RATE, RESET, MARK, ZERO = range(6)
 OK, STEP_CAP, UNDERFLOW, NOT_FINITE = range(4)
 
 FIRST_STEP = 0.05
@@ -238,10 +239,8 @@ def drive(words: Any) -> None:
                         following += 1
                         running += 1
                         held[w.ROW, lane] = row
-                        held[w.AT, lane] = 0
-                        held[w.TAKEN_STEPS, lane] = 0
-                        held[w.ARMED, lane] = 0
-                        held[w.CODE, lane] = OK
+                        held[w.AT, lane], held[w.TAKEN_STEPS, lane] = 0, 0
+                        held[w.ARMED, lane], held[w.CODE, lane] = 0, OK
                         bad = 0.0
                         for q in range(n):
                             pv[q, lane] = p[row, q]
@@ -264,7 +263,7 @@ def drive(words: Any) -> None:
                     at = held[w.AT, lane]
                     while at < counts[line]:
                         kind = kinds[line, at]
-                        if kind > RESET or kind < 0:
+                        if kind < 0 or kind == MARK or kind > ZERO:
                             at += 1
                             continue
                         if kind != RESET and not times[line, at] <= clock[TIME, lane]:
@@ -276,6 +275,9 @@ def drive(words: Any) -> None:
                             clock[TIME, lane] = times[line, at]
                             call(words[w.INITIAL], (at_p, words[w.WEIGHTS], at_yn))
                             begin(y, yn, forcing, sc, lane)
+                            held[w.STALE, lane] = 1
+                        elif kind == ZERO:
+                            empty(y, index1, index2, order, places[line, at], lane)
                             held[w.STALE, lane] = 1
                         else:
                             moving = False

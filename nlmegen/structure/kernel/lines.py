@@ -46,7 +46,7 @@ class Lines:
         column = used & (kind == Point.OBSERVE)
         if bool((column & ((slot < 0) | (slot >= timeline.n_slots))).any()):
             raise ValueError(f"an observation lies outside the {timeline.n_slots} columns of its timeline")
-        dose = used & ((kind == Point.BOLUS) | (kind == Point.RATE))
+        dose = used & ((kind == Point.BOLUS) | (kind == Point.RATE) | (kind == Point.ZERO))
         if bool((dose & ((place < 0) | (place >= states))).any()):
             raise ValueError(f"a dose goes to a compartment outside the {states} of the page")
         if bool((count > self.shape[1]).any()):

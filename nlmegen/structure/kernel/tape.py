@@ -6,7 +6,8 @@ steps from the last to the first; with the adjoint a = d objective / d state,
     a_n = (d state_(n+1) / d state_n)' a_(n+1) ,    gradient += (d state_(n+1) / d parameters)' a_(n+1) ,
 
 the lengths of steps held fixed. Between them the points of the row are undone: an observation adds its cotangent, a
-reset hands `a` to the initial state, a bolus or an infusion hands it to its amount.
+reset hands `a` to the initial state, an emptied compartment forgets its own, a bolus or an infusion hands it to its
+amount.
 
 A dose at a time tau that depends on the parameters moves the sensitivities by (f- - f+) dtau/dp, f- and f+ being the
 rates before and after it; and as it moves in time itself, the objective changes by
@@ -22,7 +23,8 @@ from __future__ import annotations
 from typing import Any
 
 from nlmegen.structure.kernel import words as w
-from nlmegen.structure.kernel.driver import BOLUS, OBSERVE, RATE, RESET
+from nlmegen.structure.kernel.doses import empty
+from nlmegen.structure.kernel.driver import BOLUS, OBSERVE, RATE, RESET, ZERO
 from nlmegen.structure.kernel.emit import LANES
 from nlmegen.structure.kernel.language import call, doubles, integers
 from nlmegen.structure.kernel.protocol import FRESH, T_ROWS, TIME
@@ -94,6 +96,8 @@ def rewind(words: Any) -> None:
     p = doubles(words[w.P], (n_rows, n))
     who = integers(words[w.WHO], (n_rows,))
     index1 = integers(words[w.INDEX1], (states, n))
+    order = words[w.ORDER]
+    index2 = integers(words[w.INDEX2], (states, n, n))
     times = doubles(words[w.TIMES], (lines, n_points))
     amounts = doubles(words[w.AMOUNTS], (lines, n_points))
     kinds = integers(words[w.KINDS], (lines, n_points))
@@ -258,6 +262,11 @@ def rewind(words: Any) -> None:
                         adjoint[c, lane], pushed[c, lane] = 0.0, 0.0
                     held[B_KNOWN, lane] = 0
                     forcing(force, lane, line, at, kinds, places, amounts, amount_jac, index1)
+                    continue
+                if kind == ZERO:
+                    # what was there has gone, and nothing is felt of it
+                    empty(y, index1, index2, order, places[line, at], lane)
+                    empty(adjoint, index1, index2, order, places[line, at], lane)
                     continue
                 if kind != BOLUS and kind != RATE:
                     continue

@@ -28,7 +28,7 @@ from nlmegen.structure.kernel.machine import Kernel, Solved
 from nlmegen.structure.solver import Solver
 from nlmegen.structure.timeline import Point, Timeline
 
-OBSERVE, BOLUS, RATE, RESET, MARK = Point
+OBSERVE, BOLUS, RATE, RESET, MARK, ZERO = Point
 TIGHT = Solver(rtol=1e-11, floor=1e-4, max_steps=100_000)
 Points = Sequence[tuple[Any, Point, int, Any]]
 

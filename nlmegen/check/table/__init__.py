@@ -1,0 +1,1 @@
+"""A table explained before anything is fitted: what was understood, and what looks odd."""
