@@ -1,4 +1,4 @@
-"""Tables that the project does not carry (nlmixr2data 2.0.9, nlme), read from where a benchmark is told to."""
+"""Tables that the project does not carry (nlmixr2data 2.0.9), read from where a benchmark is told to."""
 
 from __future__ import annotations
 
@@ -10,18 +10,6 @@ import pandas as pd
 import nlmegen as nl
 
 
-def steady_state(table: pd.DataFrame, doses: int = 40) -> pd.DataFrame:
-    """Doses with SS = 1 written out: a reset with the first of `doses` doses, II apart, then the others up to TIME."""
-    rows = []
-    for row in table.to_dict("records"):
-        if row["SS"] == 1:
-            for k in range(doses, -1, -1):
-                rows.append(row | {"TIME": row["TIME"] - k * row["II"], "EVID": 4 if k == doses else 1})
-        else:
-            rows.append(row)
-    return pd.DataFrame(rows).drop(columns=["SS", "II"])
-
-
 def schoemaker(folder: Path, name: str, single: bool = True) -> nl.Population:
     table = pd.read_csv(folder / f"{name}.csv")
     if single:
@@ -29,7 +17,7 @@ def schoemaker(folder: Path, name: str, single: bool = True) -> nl.Population:
     keep = [c for c in ("ID", "TIME", "AMT", "DV", "EVID", "CMT", "RATE", "SS", "II") if c in table]
     table = table[keep]
     if "SS" in table:
-        table = steady_state(table)
+        table = table.assign(SS=table["SS"].replace(99, 0))  # 99 is filler
     return nl.read_nonmem(table)
 
 
@@ -46,22 +34,3 @@ def wang(folder: Path) -> nl.Population:
     table = table.assign(AMT=0.0, EVID=0)
     dose = table.drop_duplicates("ID").assign(AMT=10.0, EVID=1, TIME=0.0, DV=np.nan)
     return nl.read_nonmem(pd.concat([dose, table]).sort_values(["ID", "TIME"], kind="stable"))
-
-
-def quinidine(path: Path) -> nl.Population:
-    """A dose with an interval is one of a steady state; records with neither dose nor concentration are left out."""
-    table = pd.read_csv(path)
-    table = table[table["dose"].notna() | table["conc"].notna()]
-    rows = pd.DataFrame(
-        {
-            "ID": table["Subject"],
-            "TIME": table["time"],
-            "AMT": table["dose"].fillna(0.0),
-            "DV": table["conc"],
-            "EVID": table["dose"].notna().astype(int),
-            "SS": table["interval"].notna().astype(int),
-            "II": table["interval"].fillna(0.0),
-            "CMT": np.where(table["dose"].notna(), 1, 2),
-        }
-    )
-    return nl.read_nonmem(steady_state(rows))

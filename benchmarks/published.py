@@ -1,9 +1,9 @@
 """Published objective functions and estimates: computed, reference, difference.
 
 Takes the folder of the tables that the project does not carry (nlmixr2data 2.0.9: Wang2007.csv, warfarin.csv,
-Oral_1CPT.csv, Bolus_2CPT.csv, Infusion_1CPTMM.csv) and, beside it, `--quinidine` for nlme's Quinidine as csv:
+Oral_1CPT.csv, Bolus_2CPT.csv, Infusion_1CPTMM.csv):
 
-    python benchmarks/published.py VALIDATION [--quinidine Quinidine.csv] [--cases wang warfarin oral ...]
+    python benchmarks/published.py VALIDATION [--cases wang warfarin oral ...]
 
 A figure that is not met to half a unit of its last printed digit is marked, and the reason stands below the table
 of its case. The tables that the project carries are held to their figures by tests/reference.
@@ -19,8 +19,7 @@ from pathlib import Path
 
 import torch
 from designs import Bolus, Oral, Saturable, Warfarin
-from lindstrom_bates import fixed_point
-from outside_tables import quinidine, schoemaker, wang, warfarin
+from outside_tables import schoemaker, wang, warfarin
 from torch import exp
 
 import nlmegen as nl
@@ -62,64 +61,10 @@ class WarfarinSd(Warfarin):
     cp = nl.Combined(additive=0.7, proportional=0.12, form="sd")
 
 
-class WarfarinResponse(nl.Model):
-    """Warfarin and prothrombin activity: one transit step, inhibited production, at the published estimates."""
+class WarfarinResponse(type(nl.load_model("warfarin"))):
+    """The page of the catalogue, Emax without its upper bound."""
 
-    tvktr = nl.Theta(1.0006, lower=0)
-    tvka = nl.Theta(1.0963, lower=0)
-    tvcl = nl.Theta(0.1359, lower=0)
-    tvv = nl.Theta(8.0003, lower=0)
     emax = nl.Theta(0.999, lower=0)
-    tvec50 = nl.Theta(1.1609, lower=0)
-    tvkout = nl.Theta(0.0525, lower=0)
-    tve0 = nl.Theta(96.549, lower=0)
-    iiv = nl.Omega(cl=0.0807, v=0.0626, ec50=0.2145, kout=0.0247, e0=0.0041)
-    cp = nl.Combined(additive=0.4792, proportional=0.1649, dvid="cp")
-    pca = nl.Additive(3.5741, dvid="pca")
-
-    def individual(self, theta, eta, cov):
-        return dict(
-            ktr=theta.tvktr,
-            ka=theta.tvka,
-            cl=theta.tvcl * exp(eta.cl),
-            v=theta.tvv * exp(eta.v),
-            emax=theta.emax,
-            ec50=theta.tvec50 * exp(eta.ec50),
-            kout=theta.tvkout * exp(eta.kout),
-            e0=theta.tve0 * exp(eta.e0),
-        )
-
-    def dynamics(self, t, a, p):
-        c = a.central / p.v
-        return dict(
-            depot=-p.ktr * a.depot,
-            gut=p.ktr * a.depot - p.ka * a.gut,
-            central=p.ka * a.gut - p.cl / p.v * a.central,
-            effect=p.kout * (p.e0 * (1 - p.emax * c / (p.ec50 + c)) - a.effect),
-        )
-
-    def initial(self, p):
-        return dict(effect=p.e0)
-
-    def observe(self, t, a, p):
-        return dict(cp=a.central / p.v, pca=a.effect)
-
-
-class Quinidine(nl.Model):
-    """One compartment, first-order absorption, random effects of cl and v, additive error."""
-
-    tvcl = nl.Theta(11.8, lower=0)
-    tvv = nl.Theta(217.0, lower=0)
-    tvka = nl.Theta(0.76, lower=0)
-    iiv = nl.Omega(cl=0.1, v=0.1)
-    cp = nl.Additive(0.7)
-    structure = nl.OneCompartment(absorption="first-order")
-
-    def individual(self, theta, eta, cov):
-        return dict(cl=theta.tvcl * exp(eta.cl), v=theta.tvv * exp(eta.v), ka=theta.tvka)
-
-    def observe(self, t, a, p):
-        return dict(cp=a.central / p.v)
 
 
 # -- reference figures ----------------------------------------------------------------------------------------------
@@ -273,19 +218,6 @@ def case_response(folder: Path) -> Iterator[Row | str]:
     yield f"the published estimates are no optimum: {best.ofv:.3f} is found from them, at Emax {emax:.3f}"
 
 
-def case_quinidine(path: Path) -> Iterator[Row | str]:
-    data = quinidine(path)
-    fit = nl.fit(Quinidine(), data, nl.FOCEI())
-    yield "FOCEI, -2LL", fit.ofv + data.n_observations * LOG_2PI, 993.229, 2.0
-    yield "quadrature there, 13 nodes, -2LL", minus2ll(fit.model, data, 13), 993.229, 2.0
-    for name, value in {"tvv": 5.3821, "tvka": -0.2726, "tvcl": 2.4703}.items():
-        yield f"log {name}", math.log(float(fit.model.theta[name])), value, 0.05
-    linear, model = fixed_point(Quinidine(), data)
-    logs = ", ".join(f"{k[2:]} {math.log(float(model.theta[k])):.4f}" for k in ("tvv", "tvka", "tvcl"))
-    yield f"nlme's own linearisation (Lindstrom & Bates 1990), computed here to its fixed point: {linear:.3f}"
-    yield f"there, logs: {logs}; the run behind the printed figures ended elsewhere, FOCEI approximates otherwise"
-
-
 def case_oral(folder: Path) -> Iterator[Row | str]:
     yield from set_of(
         "Oral_1CPT",
@@ -336,7 +268,6 @@ CASES: dict[str, Callable[[Path], Iterator[Row | str]]] = {
     "full": case_full,
     "bolus": case_bolus,
     "infusion": case_infusion,
-    "quinidine": case_quinidine,
 }
 
 
@@ -369,16 +300,12 @@ def show(title: str, rows: Iterator[Row | str]) -> tuple[int, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="folder of the tables")
-    parser.add_argument("--quinidine", type=Path, help="nlme's Quinidine as csv")
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     options = parser.parse_args()
     torch.set_num_threads(1)
     total = [0, 0]
     for name in options.cases:
-        if name == "quinidine" and options.quinidine is None:
-            continue
-        place = options.quinidine if name == "quinidine" else options.folder
-        for k, number in enumerate(show(name, CASES[name](place))):
+        for k, number in enumerate(show(name, CASES[name](options.folder))):
             total[k] += number
     print(
         f"\n{total[0]} of {total[1]} figures to the last digit printed; the others (*) are explained below their table"
