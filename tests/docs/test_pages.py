@@ -104,7 +104,7 @@ def test_the_index_names_every_page() -> None:
 def _words(page: str) -> set[str]:
     """Everything that stands between backticks on a page of the reference, cut into names and options."""
     text = _prose(DOCS / "reference" / page)
-    return set(re.findall(r"--[a-z]+|[A-Za-z_0-9]+", " ".join(re.findall(r"`([^`]+)`", text))))
+    return set(re.findall(r"--[a-z-]+|[A-Za-z_0-9]+", " ".join(re.findall(r"`([^`]+)`", text))))
 
 
 def test_every_public_name_is_in_the_reference() -> None:

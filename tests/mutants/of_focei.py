@@ -84,7 +84,7 @@ MUTANTS = (
     Mutant(
         "FOCE takes the residual variance at the mode",
         "inference.conditional:FOCEObjective.density",
-        "held=at_zero(problem, values)",
+        "held=self.held(problem, values)",
         "",
         ("wang_table", "foce_scores_by_differences"),
     ),
@@ -111,7 +111,7 @@ MUTANTS = (
     ),
     Mutant(
         "the score of Laplace lacks the third derivatives",
-        "inference.nodes:_carried",
+        "inference.carried:carried",
         "by_mode + more - direct * gradient.detach()",
         "by_mode",
         ("laplace_scores_by_differences",),

@@ -64,14 +64,14 @@ MUTANTS = (
     ),
     Mutant(
         "combined error adds SDs where variances were asked for",
-        "model.endpoints:Combined.variance",
+        "model.endpoints:combined",
         "a * a + slope * f,",
         "(a + b * f) ** 2,",
         ("theophylline_optimum",),
     ),
     Mutant(
         "a silent floor under the residual variance",
-        "model.endpoints:Combined.variance",
+        "model.endpoints:combined",
         "a * a + slope * f,",
         "a * a + slope * f + 1e-4,",
         ("units_of_amount",),
@@ -79,7 +79,7 @@ MUTANTS = (
     # -- records, doses, schedule ----------------------------------------------------------------------------------
     Mutant(
         "covariates are carried forward (LOCF) where the next record governs",
-        "data.events:covariate_in_segments",
+        "data.covariates:between_records",
         '"nonmem": 1.0',
         '"nonmem": 0.0',
         ("predictions_by_superposition", "likelihood_of_every_history"),
@@ -87,7 +87,7 @@ MUTANTS = (
     Mutant(
         "infusions never stop",
         "data.events:timeline",
-        "kept = ~reset_follows | (stop_time <= ends)",
+        "kept = stop_free | ~cut | (stop_time <= ends)",
         "kept = np.zeros(len(stop_time), dtype=np.bool_)",
         ("predictions_by_superposition", "short_infusions_become_boluses"),
     ),
