@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nlmegen.cli.outputs import put
 from nlmegen.cli.progress import Reporter
 from nlmegen.cli.settings import UsageError, build, check_method, describe
 
@@ -61,7 +62,7 @@ def bootstrap(args: argparse.Namespace) -> int:
         return 3
     print(result)
     summary = path.with_name(f"{path.stem}-summary.csv")
-    _put(summary, lambda part: _summaries(result).to_csv(part))
+    put(summary, lambda part: _summaries(result).to_csv(part))
     print(f"written: {path} ({len(result.table)} replicates), {summary}")
     return _status(result, path)
 
@@ -113,8 +114,8 @@ def sir(args: argparse.Namespace) -> int:
         )
     print(result)
     out, summary = folder / "sir.csv", folder / "sir-summary.csv"
-    _put(out, lambda part: result.table.to_csv(part))
-    _put(summary, lambda part: result.summary().to_csv(part))
+    put(out, lambda part: result.table.to_csv(part))
+    put(summary, lambda part: result.summary().to_csv(part))
     print(f"written: {out} ({len(result.table)} resamples), {summary}")
     if result.diagnostics["khat"].iloc[-1] > HEAVY:
         print(
@@ -134,8 +135,8 @@ def profile(args: argparse.Namespace) -> int:
         result = walk(fit, names, args.level, args.sides, progress=reporter.callback)
     print(result)
     out, path = folder / "profile.csv", folder / "profile-path.csv"
-    _put(out, lambda part: result.table.to_csv(part))
-    _put(path, lambda part: result.path.to_csv(part, index=False))
+    put(out, lambda part: result.table.to_csv(part))
+    put(path, lambda part: result.path.to_csv(part, index=False))
     print(f"written: {out}, {path}")
     sides = ["lower", "upper"] if args.sides == "both" else [args.sides]
     if result.table[sides].isna().to_numpy().any():
@@ -165,13 +166,3 @@ def _load(folder: str) -> Fit:
     from nlmegen.results import load_fit
 
     return load_fit(folder, model="page")
-
-
-def _put(out: Path, write: Callable[[Path], None]) -> None:
-    """Write beside `out` and move it there when it is whole."""
-    part = out.with_name(f".part-{out.name}")
-    try:
-        write(part)
-        part.replace(out)
-    finally:
-        part.unlink(missing_ok=True)
